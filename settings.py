@@ -1,0 +1,71 @@
+"""Every setting of the system, by environment or `.env`; read only by the composition roots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Bytes = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+# -1 stands for "for ever".
+SecondsOrForever = Annotated[int, Field(ge=-1)]
+
+
+class Settings(BaseSettings):
+    """Hold the configuration of one process; a bad value is refused with its name."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+    upload_dir: Path = Path("data")
+    """Directory of uploads, journals, results and the embedded Redis."""
+    redis_url: str | None = None
+    """redis://, rediss:// or unix:// URL; unset starts an embedded server in UPLOAD_DIR."""
+    max_file_size: Bytes = 524_288_000
+    """Largest upload in bytes (Tus-Max-Size)."""
+    chunk_size: Bytes = 1_048_576
+    """Bytes read and written at a time wherever they pass through memory."""
+    upload_timeout_seconds: Seconds = 600
+    """A request body that brings nothing for this long is ended; what arrived is kept."""
+    upload_expiration_seconds: Seconds = 86_400
+    """An unfinished upload is removed this long after its last byte."""
+    keep_uploads_seconds: SecondsOrForever = 0
+    """How long a video stays after its result is durable; -1 keeps it for ever."""
+    keep_failed_seconds: SecondsOrForever = 86_400
+    """How long the bytes of a failed job stay for a retry; -1 keeps them for ever."""
+    result_ttl_seconds: Seconds = 604_800
+    """How long a result and the record of its upload stay."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 16_777_216
+    """Free disk space below which the server is not ready and refuses to create uploads."""
+    plate_reader: Literal["auto", "rapidocr", "easyocr", "alpr"] = "auto"
+    """Which plate reader runs; auto takes alpr where its model files lie, else rapidocr."""
+    alpr_model_dir: Path | None = None
+    """Directory with the ONNX files of the alpr reader."""
+    easyocr_model_dir: Path | None = None
+    """Directory with EasyOCR's weights, and `user_network/` with a network of your own."""
+    easyocr_recog_network: str = "english_g2"
+    """EasyOCR's recognition network, or the name of your own."""
+    easyocr_gpu: bool = False
+    """Run EasyOCR on the GPU."""
+    analysis_threads: Annotated[int, Field(ge=1)] = 2
+    """Threads of one analysis."""
+    queue: str = "tusd"
+    """Name of the RQ queue that carries the analyses."""
+    job_timeout_seconds: Annotated[int, Field(gt=0)] = 3600
+    """Longest time one analysis may take."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is written."""
+    log_format: Literal["console", "json"] = "console"
+    """Log lines for people or for machines."""
