@@ -1,0 +1,143 @@
+"""The ports of the storage; these docstrings are the contract every implementation keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from storage.job import Job
+    from storage.upload import Upload
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Writer(Protocol):
+    """Write one upload's bytes. Every method blocks: call it in a thread, one at a time."""
+
+    @property
+    def offset(self) -> int:
+        """Tell where the next byte goes: what was there at opening plus what was written."""
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        """Write all of them at `offset` and advance it; raise StorageFull with what fits kept."""
+
+    def commit(self, expires_at: float, *, complete: bool = False) -> int:
+        """Bring data, then journal, to stable storage; return the offset that is now safe.
+
+        Complete cuts the file to what was counted and remembers that all bytes are here.
+        """
+
+    def close(self) -> None:
+        """Let go of the files; idempotent. What was not committed may be lost."""
+
+
+class DataStore(Protocol):
+    """Keep the bytes of uploads, and beside them all it takes to rebuild their records.
+
+    Every method blocks. Ids are checked before they come here.
+    """
+
+    def create(self, upload: Upload) -> None:
+        """Create the upload durably: it survives a power cut from here on."""
+
+    def open(self, upload: Upload) -> Writer:
+        """Open for writing at `upload.offset` under `upload.token`.
+
+        Raises:
+            UploadLocked: a holder that lost its lock still has the file.
+            UploadNotFound: there are no files of this upload.
+            UploadGone: it was removed.
+            JournalDamaged: fewer bytes are here than `upload.offset` says.
+        """
+
+    def read(self, upload_id: str) -> BinaryIO:
+        """Open the bytes for reading, seekable; raise UploadNotFound or UploadGone."""
+
+    def recover(self, upload_id: str) -> tuple[Upload, tuple[str, str | None] | None]:
+        """Rebuild record and job end (state, error) from what lies beside the data.
+
+        Raises:
+            UploadNotFound: nothing is there.
+            UploadGone: it was removed.
+            JournalDamaged: it cannot be read.
+        """
+
+    def end_job(self, upload_id: str, state: str, error: str | None) -> None:
+        """Remember durably how the job ended."""
+
+    def remove_bytes(self, upload_id: str) -> None:
+        """Remove the video and keep the record; idempotent."""
+
+    def remove(self, upload_id: str) -> None:
+        """Remove upload and result for good: a tombstone first, so that nothing revives it."""
+
+    def purge(self, upload_id: str) -> None:
+        """Forget the upload, its tombstone and its result; idempotent."""
+
+    def ids(self) -> Iterator[str]:
+        """List every upload that has a record here, removed ones included."""
+
+    def publish_result(self, upload_id: str, result: bytes) -> bool:
+        """Store the result durably; False when one is there already, which then stands."""
+
+    def result(self, upload_id: str) -> bytes | None:
+        """Return the published result, or None."""
+
+    def free_bytes(self) -> int:
+        """Tell how many bytes can still be written; raise StoreUnavailable."""
+
+
+class InfoStore(Protocol):
+    """Keep records where every process reads them fast. Raises StoreUnavailable throughout."""
+
+    async def create(self, upload: Upload) -> None:
+        """Store a new record and its job, uploading."""
+
+    async def restore(self, upload: Upload, ended: tuple[str, str | None] | None) -> None:
+        """Store a record rebuilt from the data store, unless there is one by now."""
+
+    async def commit(self, upload: Upload, *, speed: float) -> None:
+        """Raise offset, expiry and completion to `upload`'s; a completed one enters the outbox.
+
+        Raises:
+            LockLost: a newer token has been given out since.
+            UploadNotFound: the record is missing.
+        """
+
+    async def terminate(self, upload: Upload, forget_at: float) -> None:
+        """Remove the record; its job is cancelled. Raises as `commit`."""
+
+    async def job(self, job_id: str) -> Job | None:
+        """Return the job, or None."""
+
+
+class Lock(Protocol):
+    """Stand for the right to write one upload, until the holder lets go or is asked to."""
+
+    @property
+    def upload(self) -> Upload:
+        """The record as it was when the lock was taken, with the token of this lock."""
+
+    @property
+    def stop(self) -> asyncio.Event:
+        """Set when the holder shall flush, commit and let go."""
+
+
+class Locker(Protocol):
+    """Give each upload one writer; the newer request wins."""
+
+    def hold(self, upload_id: str) -> AbstractAsyncContextManager[Lock]:
+        """Take the lock, asking a holder to let go.
+
+        Raises:
+            UploadNotFound: there is no record.
+            UploadLocked: the holder did not let go in time.
+            StoreUnavailable: the lock service does not answer.
+        """
+
+    async def settled(self, upload_id: str) -> Upload:
+        """Return the record once nobody writes it, asking a holder to let go. Raises as `hold`."""

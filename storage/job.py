@@ -1,0 +1,106 @@
+"""The record of a job: states, progress and the sentences people read; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MB = 2**20
+
+
+class JobState(StrEnum):
+    """Name where a job stands."""
+
+    #: Bytes are still arriving.
+    UPLOADING = "uploading"
+    #: All bytes are here; a worker is awaited.
+    PENDING = "pending"
+    #: A worker analyses the video.
+    PROCESSING = "processing"
+    #: The result is durable.
+    COMPLETED = "completed"
+    #: The analysis ended without a result; `error` says why.
+    FAILED = "failed"
+    #: The upload was removed.
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Tell whether nothing but a retry changes it."""
+        return self in {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Describe the job of one upload; its id is the upload's.
+
+    `done` and `total` count bytes while uploading and frames afterwards; `size` is the length of
+    the upload in bytes; `speed` is in bytes per second.
+    """
+
+    id: str
+    state: JobState
+    size: int = 0
+    done: int = 0
+    total: int = 0
+    speed: float = 0.0
+    plates: int = 0
+    detections: int = 0
+    attempt: int = 0
+    error: str | None = None
+    updated_at: float = 0.0
+
+    @classmethod
+    def from_hash(cls, job_id: str, fields: Mapping[str, str]) -> Job:
+        """Parse the fields of the Redis hash."""
+        return cls(
+            id=job_id,
+            state=JobState(fields["state"]),
+            size=int(fields.get("size", 0)),
+            done=int(fields.get("done", 0)),
+            total=int(fields.get("total", 0)),
+            speed=float(fields.get("speed", 0)),
+            plates=int(fields.get("plates", 0)),
+            detections=int(fields.get("detections", 0)),
+            attempt=int(fields.get("attempt", 0)),
+            error=fields.get("error"),
+            updated_at=float(fields.get("updated_at", 0)),
+        )
+
+    @property
+    def progress(self) -> float:
+        """Count within the state, 0 to 1."""
+        if self.state is JobState.COMPLETED:
+            return 1.0
+        if self.state is JobState.PENDING or self.total <= 0:
+            return 0.0
+        return min(1.0, self.done / self.total)
+
+    @property
+    def message(self) -> str:
+        """Say in a sentence where the job stands."""
+        match self.state:
+            case JobState.UPLOADING:
+                return self._uploading()
+            case JobState.PENDING:
+                return f"Upload complete ({self.size / MB:.2f}MB), waiting for a worker"
+            case JobState.PROCESSING | JobState.COMPLETED:
+                return (
+                    f"Processed {self.done}/{self.total} frames "
+                    f"({self.plates} unique plates, {self.detections} total detections)"
+                )
+            case JobState.FAILED:
+                return self.error or "The analysis failed"
+            case JobState.CANCELLED:
+                return "The upload was removed"
+
+    def _uploading(self) -> str:
+        text = f"Uploading: {self.done / MB:.1f}MB ({self.progress:.0%})"
+        if self.speed <= 0:
+            return text
+        eta = (self.total - self.done) / self.speed
+        return f"{text} at {self.speed / MB:.1f}MB/s - ETA: {eta:.0f}s"

@@ -1,0 +1,93 @@
+"""The crash-safe log beside the data: all it takes to rebuild a record.
+
+The first two bytes are `L` (live) or `D` (deleted) and a line feed: deletion overwrites one byte,
+which works on a full disk and outranks every later line. Then one line an entry, each
+`{crc32:08x} {json}`; a torn or damaged tail is not read, and is cut before the next append.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from storage.errors import JournalDamaged, UploadGone
+from storage.upload import Upload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LIVE = b"L\n"
+_DELETED = b"D"
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Hold what a journal says: the record, how the job ended, and where its sound part ends."""
+
+    upload: Upload
+    ended: tuple[str, str | None] | None
+    size: int
+
+
+def encode(*entry: Any) -> bytes:
+    """Build one line."""
+    text = json.dumps(entry, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (crc32(text), text)
+
+
+def first_lines(upload: Upload) -> bytes:
+    """Build the start of a journal."""
+    return _LIVE + encode("upload", upload.to_json())
+
+
+def parse(raw: bytes) -> Journal:
+    """Read a journal; raise UploadGone or JournalDamaged."""
+    if raw[:1] == _DELETED:
+        raise UploadGone("this upload was removed")
+    entries, size = _entries(raw)
+    if raw[:2] != _LIVE or not entries or entries[0][0] != "upload":
+        raise JournalDamaged("the journal of this upload has no readable first line")
+    upload = Upload.from_json(entries[0][1])
+    ended = None
+    for name, *values in entries[1:]:
+        if name == "ended":
+            ended = (values[0], values[1])
+        # Of two holders the one with the higher token is right, whoever wrote last.
+        elif values[0] >= upload.token:
+            upload = _apply(upload, name, *values)
+    return Journal(upload, ended, size)
+
+
+def _apply(upload: Upload, name: str, token: int, offset: int, expires_at: float) -> Upload:
+    return replace(
+        upload,
+        token=token,
+        offset=offset,
+        expires_at=expires_at,
+        complete=upload.complete or name == "complete",
+    )
+
+
+def _entries(raw: bytes) -> tuple[list[list[Any]], int]:
+    entries: list[list[Any]] = []
+    at = len(_LIVE)
+    while (end := raw.find(b"\n", at)) >= 0:
+        checksum, _, text = raw[at:end].partition(b" ")
+        if checksum != b"%08x" % crc32(text):
+            break
+        entries.append(json.loads(text))
+        at = end + 1
+    return entries, at
+
+
+def bury(path: Path) -> None:
+    """Mark the journal as deleted, durably."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, _DELETED, 0)
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)

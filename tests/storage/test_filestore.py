@@ -1,0 +1,190 @@
+"""FileStore keeps what storage.interfaces.DataStore promises."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from storage.errors import (
+    JournalDamaged,
+    StorageFull,
+    StoreUnavailable,
+    UploadGone,
+    UploadLocked,
+    UploadNotFound,
+)
+from storage.filestore import FileStore
+from storage.upload import Upload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    store = FileStore(tmp_path / "uploads")
+    store.prepare()
+    return store
+
+
+@pytest.fixture
+def upload(store: FileStore) -> Upload:
+    upload = Upload(str(uuid4()), 10, None, 1.0, 2.0)
+    store.create(upload)
+    return replace(upload, token=1)
+
+
+def test_bytes_are_a_plain_file_named_by_the_id(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abc", b"", b"defg", memoryview(b"hij")])
+        assert writer.offset == 10
+        assert writer.commit(9.0, complete=True) == 10
+    assert (tmp_path / "uploads" / upload.id).read_bytes() == b"abcdefghij"
+    with store.read(upload.id) as file:
+        assert file.read() == b"abcdefghij"
+
+
+def test_what_was_committed_is_recovered(store: FileStore, upload: Upload) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abc"])
+        writer.commit(9.0)
+        writer.write([b"defg"])
+    recovered, ended = store.recover(upload.id)
+    assert recovered == replace(upload, offset=3, expires_at=9.0)
+    assert ended is None
+
+
+def test_writing_goes_on_at_the_offset_over_what_was_never_counted(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abc"])
+        writer.commit(9.0)
+        writer.write([b"XXXXXXXXXXXXXXX"])
+    with closing(store.open(replace(upload, offset=3, token=2))) as writer:
+        writer.write([b"defghij"])
+        writer.commit(9.0, complete=True)
+    assert (tmp_path / "uploads" / upload.id).read_bytes() == b"abcdefghij"
+
+
+def test_a_torn_journal_line_does_not_hide_the_next_one(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    log = tmp_path / "uploads" / f"{upload.id}.log"
+    log.write_bytes(log.read_bytes() + b'deadbeef ["offset",1')
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abc"])
+        writer.commit(9.0)
+    assert store.recover(upload.id)[0].offset == 3
+
+
+def test_two_writers_never_have_one_file(store: FileStore, upload: Upload) -> None:
+    with closing(store.open(upload)), pytest.raises(UploadLocked):
+        store.open(replace(upload, token=2))
+    store.open(replace(upload, token=2)).close()
+
+
+def test_a_file_shorter_than_the_record_is_damaged(store: FileStore, upload: Upload) -> None:
+    with pytest.raises(JournalDamaged, match=r"counts 5 bytes.*has 0"):
+        store.open(replace(upload, offset=5))
+
+
+def test_an_unknown_upload_is_not_found(store: FileStore) -> None:
+    unknown = Upload(str(uuid4()), 10, None, 1.0, 2.0)
+    with pytest.raises(UploadNotFound):
+        store.open(unknown)
+    with pytest.raises(UploadNotFound):
+        store.recover(unknown.id)
+    with pytest.raises(UploadNotFound):
+        store.read(unknown.id)
+
+
+def test_an_id_is_never_made_twice(store: FileStore, upload: Upload) -> None:
+    with pytest.raises(StoreUnavailable):
+        store.create(upload)
+
+
+def test_a_removed_upload_stays_removed(store: FileStore, upload: Upload) -> None:
+    assert store.publish_result(upload.id, b"{}")
+    store.remove(upload.id)
+    for ask in (store.recover, store.read):
+        with pytest.raises(UploadGone):
+            ask(upload.id)
+    with pytest.raises(UploadGone):
+        store.open(upload)
+    assert store.result(upload.id) is None
+    assert list(store.ids()) == [upload.id]
+    store.purge(upload.id)
+    store.purge(upload.id)
+    assert list(store.ids()) == []
+
+
+def test_the_record_outlives_the_bytes(store: FileStore, upload: Upload) -> None:
+    store.remove_bytes(upload.id)
+    store.remove_bytes(upload.id)
+    assert store.recover(upload.id)[0].id == upload.id
+    with pytest.raises(UploadGone):
+        store.read(upload.id)
+
+
+def test_the_first_published_result_stands(store: FileStore, upload: Upload) -> None:
+    assert store.result(upload.id) is None
+    assert store.publish_result(upload.id, b"first") is True
+    assert store.publish_result(upload.id, b"second") is False
+    assert store.result(upload.id) == b"first"
+
+
+def test_results_holds_nothing_but_results(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    store.publish_result(upload.id, b"first")
+    store.publish_result(upload.id, b"second")
+    results = tmp_path / "uploads" / "results"
+    assert list(results.iterdir()) == [results / f"{upload.id}.json"]
+
+
+def test_the_end_of_a_job_is_remembered(store: FileStore, upload: Upload) -> None:
+    store.end_job(upload.id, "failed", "it was no video")
+    assert store.recover(upload.id)[1] == ("failed", "it was no video")
+
+
+def test_a_full_disk_keeps_what_fitted_and_says_so(
+    store: FileStore, upload: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = iter([4])
+
+    def pwritev(fd: int, buffers: list[memoryview], offset: int) -> int:
+        for size in written:
+            return os.pwrite(fd, b"".join(buffers)[:size], offset)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with closing(store.open(upload)) as writer:
+        monkeypatch.setattr(os, "pwritev", pwritev)
+        with pytest.raises(StorageFull):
+            writer.write([b"abc", b"defghij"])
+        assert writer.offset == 4
+        assert writer.commit(9.0) == 4
+    with store.read(upload.id) as file:
+        assert file.read() == b"abcd"
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="file/uploads cannot be written"):
+        FileStore(tmp_path / "file" / "uploads").prepare()
+
+
+def test_only_journals_of_uploads_are_listed(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    for name in ("notes.log", "redis", f"{upload.id}.1", "x.log"):
+        (tmp_path / "uploads" / name).touch()
+    assert list(store.ids()) == [upload.id]

@@ -1,0 +1,90 @@
+"""The journal tells the truth whatever tore its tail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage import journal
+from storage.errors import JournalDamaged, UploadGone
+from storage.upload import Upload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UPLOAD = Upload(
+    id="6f1c1ad4-6d2c-4b2e-9a53-0f6dbb1c8a11",
+    length=100,
+    metadata="filename ZmlsbQ==",
+    created_at=1000.5,
+    expires_at=2000.5,
+)
+
+
+def lines(*entries: tuple[object, ...]) -> bytes:
+    return journal.first_lines(UPLOAD) + b"".join(journal.encode(*entry) for entry in entries)
+
+
+def test_a_new_journal_gives_back_the_whole_record() -> None:
+    read = journal.parse(lines())
+    assert read.upload == UPLOAD
+    assert read.ended is None
+    assert read.size == len(lines())
+
+
+def test_offset_and_completion_are_those_of_the_last_line() -> None:
+    read = journal.parse(lines(("offset", 1, 40, 3000.0), ("complete", 2, 100, 4000.0)))
+    assert read.upload == replace(UPLOAD, offset=100, token=2, expires_at=4000.0, complete=True)
+
+
+def test_a_late_line_of_an_older_token_counts_for_nothing() -> None:
+    read = journal.parse(lines(("offset", 5, 60, 3000.0), ("offset", 4, 99, 9000.0)))
+    assert (read.upload.offset, read.upload.token) == (60, 5)
+
+
+def test_the_end_of_the_job_is_remembered_with_its_reason() -> None:
+    read = journal.parse(lines(("complete", 1, 100, 3.0), ("ended", "failed", "not a video")))
+    assert read.ended == ("failed", "not a video")
+
+
+@given(cut=st.integers(min_value=0, max_value=200))
+def test_a_torn_last_line_is_as_if_it_had_not_been_written(cut: int) -> None:
+    whole = lines(("offset", 1, 40, 3000.0))
+    last = journal.encode("offset", 1, 80, 3000.0)
+    torn = whole + last[: min(cut, len(last) - 1)]
+    read = journal.parse(torn)
+    assert (read.upload.offset, read.size) == (40, len(whole))
+
+
+@given(data=st.data())
+def test_a_flipped_bit_in_a_line_ends_the_journal_before_it(data: st.DataObject) -> None:
+    whole = lines(("offset", 1, 40, 3000.0))
+    last = bytearray(journal.encode("offset", 1, 80, 3000.0))
+    at = data.draw(st.integers(0, len(last) - 2))
+    last[at] ^= 1 << data.draw(st.integers(0, 7))
+    assert journal.parse(whole + bytes(last)).upload.offset == 40
+
+
+@pytest.mark.parametrize("raw", [b"", b"L", b"L\n", b"X\n12345678 []\n", lines()[:30]])
+def test_a_journal_without_its_first_line_is_damaged(raw: bytes) -> None:
+    with pytest.raises(JournalDamaged):
+        journal.parse(raw)
+
+
+def test_a_buried_journal_is_gone_whatever_its_lines_say(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.write_bytes(lines(("offset", 1, 40, 3000.0)))
+    journal.bury(path)
+    path.write_bytes(path.read_bytes() + journal.encode("offset", 9, 50, 3000.0))
+    with pytest.raises(UploadGone):
+        journal.parse(path.read_bytes())
+
+
+def test_a_record_from_the_future_is_refused_in_a_sentence() -> None:
+    raw = b"L\n" + journal.encode("upload", UPLOAD.to_json() | {"version": 99})
+    with pytest.raises(ValueError, match=r"version 99.*upgrade"):
+        journal.parse(raw)

@@ -1,0 +1,39 @@
+"""Both codecs of the record give back what they were given."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.upload import Upload
+
+uploads = st.builds(
+    Upload,
+    id=st.uuids().map(str),
+    length=st.integers(0, 2**63 - 1),
+    metadata=st.none() | st.text(min_size=1),
+    created_at=st.floats(0, 1e11),
+    expires_at=st.floats(0, 1e11),
+    offset=st.integers(0, 2**63 - 1),
+    complete=st.booleans(),
+    token=st.integers(0, 2**53),
+)
+
+
+@given(uploads)
+def test_the_hash_gives_back_the_record(upload: Upload) -> None:
+    assert Upload.from_hash(upload.to_hash()) == upload
+
+
+@given(uploads)
+def test_the_json_gives_back_the_record(upload: Upload) -> None:
+    assert Upload.from_json(json.loads(json.dumps(upload.to_json()))) == upload
+
+
+def test_a_hash_from_the_future_is_refused_in_a_sentence() -> None:
+    fields = Upload("x", 1, None, 1.0, 2.0).to_hash() | {"version": "2"}
+    with pytest.raises(ValueError, match="version 2, this program knows up to 1"):
+        Upload.from_hash(fields)
