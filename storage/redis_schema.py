@@ -1,0 +1,233 @@
+"""Every key, field and Lua script: the one description that async app and sync worker share.
+
+The upload hash holds the fields of `storage.upload.Upload`; the job hash those of
+`storage.job.Job`. A lock is a string `{process}:{token}` with a time to live; `waiting` names the
+processes that want it. Every script that changes a job publishes on the job's key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+
+EXPIRING = "tusd:expiring"
+OUTBOX = "tusd:outbox"
+JOBS = "tusd:jobs"
+# The `run_id` of the Redis whose records were last compared with the journals.
+CHECKED = "tusd:checked"
+
+
+def upload_key(upload_id: str) -> str:
+    return f"tusd:upload:{upload_id}"
+
+
+def job_key(upload_id: str) -> str:
+    return f"tusd:job:{upload_id}"
+
+
+def pair(upload_id: str) -> tuple[str, str]:
+    """Name the two hashes of an upload, in the order in which scripts take them."""
+    return upload_key(upload_id), job_key(upload_id)
+
+
+def lock_key(upload_id: str) -> str:
+    return f"tusd:lock:{upload_id}"
+
+
+def waiting_key(upload_id: str) -> str:
+    return f"tusd:waiting:{upload_id}"
+
+
+def process_channel(process: str) -> str:
+    """Name the channel on which one process hears `stop {id}` and `released {id}`."""
+    return f"tusd:process:{process}"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Hold a Lua script and the digest Redis knows it by."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", digest)
+
+
+# KEYS upload job expiring jobs outbox
+# ARGV id created_at expires_at now state size done error, then the fields of the record
+STORE = Script("""
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 9))
+redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('HSET', KEYS[2], 'state', ARGV[5], 'size', ARGV[6], 'done', ARGV[7],
+             'total', ARGV[5] == 'uploading' and ARGV[6] or '0', 'updated_at', ARGV[4])
+  if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'error', ARGV[8]) end
+  redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
+end
+if ARGV[5] == 'pending' then redis.call('ZADD', KEYS[5], ARGV[4], ARGV[1]) end
+return 1
+""")
+
+# KEYS lock upload waiting   ARGV id process ttl_ms take
+# -> ['missing'] | ['held', value, pttl] | ['free', field, value ...]
+# The token is raised with each lock, so an older holder's commit is refused.
+ACQUIRE = Script("""
+local held = redis.call('GET', KEYS[1])
+if held then
+  redis.call('SADD', KEYS[3], ARGV[2])
+  redis.call('EXPIRE', KEYS[3], 60)
+  redis.call('PUBLISH', 'tusd:process:' .. string.match(held, '^(.*):'), 'stop ' .. ARGV[1])
+  return {'held', held, redis.call('PTTL', KEYS[1])}
+end
+if redis.call('EXISTS', KEYS[2]) == 0 then return {'missing'} end
+if ARGV[4] == '1' then
+  local token = redis.call('HINCRBY', KEYS[2], 'token', 1)
+  redis.call('SET', KEYS[1], ARGV[2] .. ':' .. token, 'PX', ARGV[3])
+end
+local answer = redis.call('HGETALL', KEYS[2])
+table.insert(answer, 1, 'free')
+return answer
+""")
+
+# KEYS lock   ARGV value ttl_ms
+RENEW = Script("""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+""")
+
+# KEYS lock waiting   ARGV value id
+RELEASE = Script("""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+for _, process in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  redis.call('PUBLISH', 'tusd:process:' .. process, 'released ' .. ARGV[2])
+end
+redis.call('DEL', KEYS[2])
+return 1
+""")
+
+# KEYS upload job expiring outbox   ARGV id token offset complete expires_at now speed
+# -> 1 | 0 (an older token) | -1 (no record)
+COMMIT = Script("""
+local token = redis.call('HGET', KEYS[1], 'token')
+if not token then return -1 end
+if token ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'offset', ARGV[3], 'expires_at', ARGV[5])
+redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1])
+if redis.call('HGET', KEYS[2], 'state') == 'uploading' then
+  local done = math.max(tonumber(ARGV[3]), tonumber(redis.call('HGET', KEYS[2], 'done') or '0'))
+  redis.call('HSET', KEYS[2], 'done', string.format('%d', done), 'speed', ARGV[7],
+             'updated_at', ARGV[6])
+end
+if ARGV[4] == '1' and redis.call('HGET', KEYS[1], 'complete') ~= '1' then
+  redis.call('HSET', KEYS[1], 'complete', '1')
+  redis.call('HSET', KEYS[2], 'state', 'pending', 'done', '0', 'total', '0', 'speed', '0')
+  redis.call('ZADD', KEYS[4], ARGV[6], ARGV[1])
+end
+redis.call('PUBLISH', KEYS[2], '')
+return 1
+""")
+
+# KEYS upload job expiring outbox jobs   ARGV id token now forget_at
+# -> as COMMIT; the journal's tombstone stays until the sweeper finds the id due
+TERMINATE = Script("""
+local token = redis.call('HGET', KEYS[1], 'token')
+if not token then return -1 end
+if token ~= ARGV[2] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('HSET', KEYS[2], 'state', 'cancelled', 'updated_at', ARGV[3])
+redis.call('EXPIREAT', KEYS[2], ARGV[4])
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+redis.call('PUBLISH', KEYS[2], '')
+return 1
+""")
+
+# As ACQUIRE, but nobody is asked to let go: the sweeper waits for an upload that is left alone.
+# KEYS lock upload   ARGV process ttl_ms   -> the token | 0 (held) | -1 (no record)
+ACQUIRE_IDLE = Script("""
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
+local token = redis.call('HINCRBY', KEYS[2], 'token', 1)
+redis.call('SET', KEYS[1], ARGV[1] .. ':' .. token, 'PX', ARGV[2])
+return token
+""")
+
+# KEYS upload job   ARGV now   -> the number of this attempt | 0 (ended already) | -1 (removed)
+# A retry goes on from the state `processing`: what clients see never falls.
+JOB_START = Script("""
+local state = redis.call('HGET', KEYS[2], 'state')
+if redis.call('EXISTS', KEYS[1]) == 0 or state == 'cancelled' then return -1 end
+if state ~= 'pending' and state ~= 'processing' then return 0 end
+if state == 'pending' then redis.call('HSET', KEYS[2], 'done', '0', 'total', '0') end
+redis.call('HSET', KEYS[2], 'state', 'processing', 'updated_at', ARGV[1])
+local attempt = redis.call('HINCRBY', KEYS[2], 'attempt', 1)
+redis.call('PUBLISH', KEYS[2], '')
+return attempt
+""")
+
+# KEYS job   ARGV attempt now done total plates detections
+# -> 1 | 0 (a newer attempt runs, or the job has ended) | -1 (removed). What clients see never
+# falls. A job that is not `processing` was rebuilt meanwhile: this attempt goes on unseen.
+JOB_PROGRESS = Script("""
+local job = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'done', 'total', 'plates', 'detections')
+if job[1] == 'cancelled' then return -1 end
+if job[1] == 'completed' or job[1] == 'failed' then return 0 end
+if tonumber(job[2] or '0') > tonumber(ARGV[1]) then return 0 end
+if job[1] ~= 'processing' or job[2] ~= ARGV[1] then return 1 end
+local function most(index)
+  return string.format('%d', math.max(tonumber(job[index] or '0'), tonumber(ARGV[index])))
+end
+redis.call('HSET', KEYS[1], 'done', most(3), 'total', most(4), 'plates', most(5),
+           'detections', most(6), 'updated_at', ARGV[2])
+redis.call('PUBLISH', KEYS[1], '')
+return 1
+""")
+
+# KEYS upload job   ARGV field   -> how often it happened by now | 0 (not to be run any more)
+JOB_INTERRUPTED = Script("""
+local state = redis.call('HGET', KEYS[2], 'state')
+if redis.call('EXISTS', KEYS[1]) == 0 or (state ~= 'pending' and state ~= 'processing') then
+  return 0
+end
+return redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+""")
+
+# KEYS upload job expiring outbox
+# ARGV id attempt now due record_until state error done total plates detections
+# -> 1 | 0 (ended already, or a newer attempt runs) | -1 (removed). `due` is when the sweeper takes
+# the video. Attempt 0 ends any attempt. A published result means completed, whatever was before.
+JOB_END = Script("""
+local job = redis.call('HMGET', KEYS[2], 'state', 'attempt')
+if redis.call('EXISTS', KEYS[1]) == 0 or job[1] == 'cancelled' then return -1 end
+if job[1] == 'completed' then return 0 end
+if ARGV[6] == 'completed' then
+  redis.call('HSET', KEYS[2], 'done', ARGV[8], 'total', ARGV[9], 'plates', ARGV[10],
+             'detections', ARGV[11])
+  redis.call('HDEL', KEYS[2], 'error')
+else
+  local attempt = tonumber(ARGV[2])
+  if job[1] == 'failed' or (attempt > 0 and attempt < tonumber(job[2] or '0')) then return 0 end
+  redis.call('HSET', KEYS[2], 'error', ARGV[7])
+end
+redis.call('HSET', KEYS[2], 'state', ARGV[6], 'updated_at', ARGV[3])
+redis.call('HSET', KEYS[1], 'expires_at', ARGV[5])
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('PUBLISH', KEYS[2], '')
+return 1
+""")
+
+# KEYS upload job expiring outbox jobs   ARGV id
+FORGET = Script("""
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('PUBLISH', KEYS[2], '')
+return 1
+""")

@@ -1,0 +1,176 @@
+"""Records in Redis change as storage.interfaces.InfoStore promises, against a real server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from storage import redis_schema as schema
+from storage.errors import LockLost, StoreUnavailable, UploadNotFound
+from storage.job import JobState
+from storage.redis_info import RedisInfoStore, call
+from storage.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def info(redis: Redis) -> RedisInfoStore:
+    return RedisInfoStore(redis)
+
+
+@pytest.fixture
+def upload() -> Upload:
+    return Upload(str(uuid4()), 10, "filename ZMO8", 100.5, 200.5)
+
+
+async def record(redis: Redis, upload_id: str) -> Upload:
+    fields: Any = await redis.hgetall(schema.upload_key(upload_id))
+    return Upload.from_hash(fields)
+
+
+async def locked(redis: Redis, upload: Upload) -> Upload:
+    token = await redis.hincrby(schema.upload_key(upload.id), "token", 1)
+    return replace(upload, token=token)
+
+
+async def test_a_new_record_comes_with_an_uploading_job(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    assert await record(redis, upload.id) == upload
+    job = await info.job(upload.id)
+    assert job is not None
+    assert (job.state, job.done, job.total, job.size) == (JobState.UPLOADING, 0, 10, 10)
+    assert await redis.zscore(schema.EXPIRING, upload.id) == 200.5
+    assert await redis.zscore(schema.JOBS, upload.id) == 100.5
+    assert await redis.zscore(schema.OUTBOX, upload.id) is None
+
+
+async def test_a_commit_raises_offset_and_progress(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    now = replace(await locked(redis, upload), offset=4, expires_at=300.0)
+    await info.commit(now, speed=2.0)
+    assert await record(redis, upload.id) == now
+    job = await info.job(upload.id)
+    assert job is not None
+    assert (job.state, job.done, job.speed) == (JobState.UPLOADING, 4, 2.0)
+
+
+async def test_completion_enters_the_outbox_once(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    done = replace(await locked(redis, upload), offset=10, complete=True)
+    await info.commit(done, speed=2.0)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert job.state is JobState.PENDING
+    assert await redis.zrange(schema.OUTBOX, 0, -1) == [upload.id]
+    await redis.zrem(schema.OUTBOX, upload.id)
+    await info.commit(done, speed=2.0)
+    assert await redis.zrange(schema.OUTBOX, 0, -1) == []
+
+
+async def test_an_older_token_commits_nothing(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    old = await locked(redis, upload)
+    await locked(redis, upload)
+    with pytest.raises(LockLost):
+        await info.commit(replace(old, offset=10, complete=True), speed=0)
+    with pytest.raises(LockLost):
+        await info.terminate(old, 1e10)
+    assert (await record(redis, upload.id)).offset == 0
+    assert await redis.zcard(schema.OUTBOX) == 0
+
+
+async def test_a_missing_record_takes_no_commit(info: RedisInfoStore, upload: Upload) -> None:
+    with pytest.raises(UploadNotFound):
+        await info.commit(upload, speed=0)
+    with pytest.raises(UploadNotFound):
+        await info.terminate(upload, 1e10)
+
+
+async def test_termination_leaves_a_cancelled_job_and_nothing_to_hand_over(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    done = replace(await locked(redis, upload), offset=10, complete=True)
+    await info.commit(done, speed=2.0)
+    await info.terminate(done, 1e10)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert job.state is JobState.CANCELLED
+    assert await redis.exists(schema.upload_key(upload.id)) == 0
+    assert await redis.zcard(schema.OUTBOX) == await redis.zcard(schema.JOBS) == 0
+    assert await redis.zscore(schema.EXPIRING, upload.id) == 1e10
+
+
+@pytest.mark.parametrize(
+    ("complete", "ended", "state", "in_outbox"),
+    [
+        (False, None, JobState.UPLOADING, False),
+        (True, None, JobState.PENDING, True),
+        (True, ("failed", "no video"), JobState.FAILED, False),
+        (True, ("completed", None), JobState.COMPLETED, False),
+    ],
+)
+async def test_a_restored_record_takes_its_job_up_where_it_stood(
+    info: RedisInfoStore,
+    redis: Redis,
+    upload: Upload,
+    *,
+    complete: bool,
+    ended: tuple[str, str | None] | None,
+    state: JobState,
+    in_outbox: bool,
+) -> None:
+    upload = replace(upload, offset=10 if complete else 3, complete=complete, token=7)
+    await info.restore(upload, ended)
+    assert await record(redis, upload.id) == upload
+    job = await info.job(upload.id)
+    assert job is not None
+    assert (job.state, job.error) == (state, ended[1] if ended else None)
+    assert bool(await redis.zcard(schema.OUTBOX)) is in_outbox
+
+
+async def test_restoring_never_lowers_a_record_that_is_there(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(replace(upload, offset=8))
+    await info.restore(upload, None)
+    assert (await record(redis, upload.id)).offset == 8
+
+
+async def test_an_unknown_job_is_none(info: RedisInfoStore) -> None:
+    assert await info.job(str(uuid4())) is None
+
+
+async def test_scripts_survive_a_server_that_forgot_them(redis: Redis, upload: Upload) -> None:
+    await redis.script_flush()
+    keys = (schema.lock_key(upload.id),)
+    assert await call(redis, schema.RENEW, keys, ("x", 1)) == 0
+
+
+async def test_a_server_that_is_away_is_said_so(upload: Upload) -> None:
+    async with Redis.from_url("unix:///nowhere/redis.sock") as client:
+        info = RedisInfoStore(client)
+        with pytest.raises(StoreUnavailable, match="Redis does not answer"):
+            await info.create(upload)
+        with pytest.raises(StoreUnavailable, match="Redis does not answer"):
+            await info.job(upload.id)

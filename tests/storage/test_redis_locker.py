@@ -1,0 +1,222 @@
+"""One writer per upload, the newer request wins: against a real server, by several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from storage import redis_locker
+from storage import redis_schema as schema
+from storage.errors import StoreUnavailable, UploadLocked, UploadNotFound
+from storage.redis_info import RedisInfoStore
+from storage.redis_locker import RedisLocker, is_dead, process_identity
+from storage.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    Locker = Callable[[], AbstractAsyncContextManager[RedisLocker]]
+
+# As if of another host: nobody here can tell whether it lives.
+ELSEWHERE = "0000-1.1.1"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def upload_id(redis: Redis) -> str:
+    upload = Upload(str(uuid4()), 10, None, 1.0, 2.0)
+    await RedisInfoStore(redis).create(upload)
+    return upload.id
+
+
+@pytest.fixture
+def locker(redis: Redis) -> Locker:
+    """Make lockers that listen, each as if in a process of its own."""
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[RedisLocker]:
+        locker = RedisLocker(redis)
+        locker._process = f"{process_identity().rsplit('.', 2)[0]}-{uuid4()}.1.1"
+        task = asyncio.create_task(locker.run())
+        channel = schema.process_channel(locker._process)
+        while not (await redis.pubsub_numsub(channel))[0][1]:
+            await asyncio.sleep(0.01)
+        try:
+            yield locker
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    return running
+
+
+async def test_each_lock_has_a_higher_token(locker: Locker, upload_id: str) -> None:
+    async with locker() as one:
+        async with one.hold(upload_id) as first:
+            pass
+        async with one.hold(upload_id) as second:
+            assert second.upload.token > first.upload.token
+
+
+async def test_the_holder_is_asked_to_stop_and_the_newcomer_follows(
+    locker: Locker, upload_id: str
+) -> None:
+    order = []
+
+    async def newcomer(other: RedisLocker) -> None:
+        async with other.hold(upload_id):
+            order.append("newcomer in")
+
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(locker())
+        other = await stack.enter_async_context(locker())
+        async with one.hold(upload_id) as lock:
+            task = asyncio.create_task(newcomer(other))
+            await lock.stop.wait()
+            order.append("holder out")
+        await task
+    assert order == ["holder out", "newcomer in"]
+
+
+async def test_requests_of_one_process_hand_over_as_well(locker: Locker, upload_id: str) -> None:
+    async with locker() as one:
+
+        async def newcomer() -> int:
+            async with one.hold(upload_id) as lock:
+                return lock.upload.token
+
+        async with one.hold(upload_id) as lock:
+            task = asyncio.create_task(newcomer())
+            await lock.stop.wait()
+        assert await task > lock.upload.token
+
+
+async def test_ten_waiters_all_get_their_turn(locker: Locker, upload_id: str) -> None:
+    inside = 0
+
+    async def turn(locker: RedisLocker) -> None:
+        nonlocal inside
+        async with locker.hold(upload_id) as lock:
+            inside += 1
+            assert inside == 1
+            # Hold on until the next one asks, as a stalled request would.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(lock.stop.wait(), 0.2)
+            inside -= 1
+
+    async with locker() as one, locker() as other:
+        await asyncio.gather(*(turn(one if n % 2 else other) for n in range(10)))
+
+
+async def test_settled_reads_the_record_once_the_writer_is_gone(
+    locker: Locker, redis: Redis, upload_id: str
+) -> None:
+    async with locker() as one, locker() as other:
+        async with one.hold(upload_id) as lock:
+            task = asyncio.create_task(other.settled(upload_id))
+            await lock.stop.wait()
+            await redis.hset(schema.upload_key(upload_id), "offset", "7")
+        assert (await task).offset == 7
+
+
+async def test_an_unknown_upload_is_not_found(locker: Locker) -> None:
+    async with locker() as one:
+        with pytest.raises(UploadNotFound):
+            await one.settled(str(uuid4()))
+        with pytest.raises(UploadNotFound):
+            async with one.hold(str(uuid4())):
+                pass
+
+
+async def test_a_holder_that_does_not_let_go_is_waited_for_only_so_long(
+    locker: Locker, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_locker, "_PATIENCE", 0.2)
+    await redis.set(schema.lock_key(upload_id), f"{ELSEWHERE}:1", px=60_000)
+    async with locker() as one:
+        with pytest.raises(UploadLocked):
+            await one.settled(upload_id)
+
+
+async def test_a_lease_that_runs_out_frees_the_upload(
+    locker: Locker, redis: Redis, upload_id: str
+) -> None:
+    await redis.set(schema.lock_key(upload_id), f"{ELSEWHERE}:1", px=200)
+    async with locker() as one, one.hold(upload_id) as lock:
+        assert lock.upload.token == 1
+
+
+async def test_a_lease_is_renewed_while_it_is_held(
+    locker: Locker, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_locker, "_RENEWAL", 0.05)
+    async with locker() as one, one.hold(upload_id) as lock:
+        await redis.pexpire(schema.lock_key(upload_id), 150)
+        await asyncio.sleep(0.5)
+        assert await redis.get(schema.lock_key(upload_id)) == lock.value
+        assert not lock.stop.is_set()
+
+
+async def test_a_holder_whose_lease_was_lost_is_told_to_stop(
+    locker: Locker, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_locker, "_RENEWAL", 0.05)
+    async with locker() as one, one.hold(upload_id) as lock:
+        await redis.set(schema.lock_key(upload_id), f"{ELSEWHERE}:9", px=60_000)
+        await lock.stop.wait()
+    assert await redis.get(schema.lock_key(upload_id)) == f"{ELSEWHERE}:9"
+
+
+async def test_a_dead_holder_of_this_host_is_not_waited_for(
+    locker: Locker, redis: Redis, upload_id: str
+) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", "from storage.redis_locker import *; print(process_identity())"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    await redis.set(schema.lock_key(upload_id), f"{child.stdout.strip()}:1")
+    async with locker() as one, one.hold(upload_id):
+        pass
+
+
+async def test_a_holder_shuts_down_by_letting_go(locker: Locker, upload_id: str) -> None:
+    async with locker() as one, one.hold(upload_id) as lock:
+        one.stop_all()
+        assert lock.stop.is_set()
+
+
+async def test_a_server_that_is_away_is_said_so() -> None:
+    async with Redis.from_url("unix:///nowhere/redis.sock") as client:
+        with pytest.raises(StoreUnavailable):
+            await RedisLocker(client).settled(str(uuid4()))
+
+
+def test_a_living_process_is_not_dead_and_one_that_ended_is() -> None:
+    own = process_identity()
+    assert not is_dead(own)
+    host, pid, started = own.rsplit(".", 2)
+    # The number may have been given to another process since.
+    assert is_dead(f"{host}.{pid}.{int(started) - 1}")
+    assert not is_dead(f"another-host.{pid}.{int(started) - 1}")
+    with subprocess.Popen(["sleep", "60"]) as child:
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        zombie = f"{host}.{child.pid}.{started}"
+        assert is_dead(zombie)
