@@ -1,0 +1,185 @@
+"""Bodies move from ASGI messages to the writer, and every ending is told apart."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from storage.errors import StorageFull
+from tusd_py import exchange
+from tusd_py.exchange import AsgiExchange, BodyEnd
+from tusd_py.protocol import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.interfaces import Buffer
+
+
+class ListWriter:
+    """Keep what is written, a list entry a call."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.offset = 0
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        joined = b"".join(buffers)
+        if joined:
+            self.writes.append(joined)
+        self.offset += len(joined)
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self.writes)
+
+    def commit(self, expires_at: float, *, complete: bool = False) -> int:
+        raise AssertionError
+
+    def close(self) -> None:
+        raise AssertionError
+
+
+class FullWriter(ListWriter):
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        raise StorageFull
+
+
+class Client:
+    """Send body messages as an ASGI server would, and take the response."""
+
+    def __init__(self, *messages: Any, method: str = "PATCH", **headers: str) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.sent: list[Any] = []
+        for message in messages:
+            self.queue.put_nowait(message)
+        raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        self.scope = {"type": "http", "method": method, "headers": raw}
+
+    async def receive(self) -> Any:
+        return await self.queue.get()
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def exchange(self, *, chunk_size: int = 4, stall: float = 30.0) -> AsgiExchange:
+        return AsgiExchange(self.scope, self.receive, self.send, chunk_size=chunk_size, stall=stall)
+
+
+def piece(body: bytes, *, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+GONE = {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "limit", "end", "content"),
+    [
+        ([piece(b"abc", more=False)], 10, BodyEnd.DONE, b"abc"),
+        ([piece(b"abc"), piece(b"", more=False)], 10, BodyEnd.DONE, b"abc"),
+        ([piece(b"", more=False)], 10, BodyEnd.DONE, b""),
+        ([piece(b"", more=False)], 0, BodyEnd.DONE, b""),
+        ([piece(b"abc"), piece(b"def", more=False)], 6, BodyEnd.DONE, b"abcdef"),
+        ([piece(b"abc"), GONE], 10, BodyEnd.DISCONNECTED, b"abc"),
+        ([GONE], 10, BodyEnd.DISCONNECTED, b""),
+        ([piece(b"abcdef", more=False)], 4, BodyEnd.MORE, b"abcd"),
+        ([piece(b"a")], 0, BodyEnd.MORE, b""),
+    ],
+)
+async def test_a_body_moves_up_to_the_limit_and_its_end_is_told(
+    messages: list[Any], limit: int, end: BodyEnd, content: bytes
+) -> None:
+    writer = ListWriter()
+    got = await Client(*messages).exchange().move_body(writer, limit, asyncio.Event())
+    assert (got, writer.content) == (end, content)
+
+
+async def test_what_is_beyond_the_limit_comes_with_the_next_call() -> None:
+    client = Client(piece(b"abcdef"), piece(b"gh", more=False))
+    moving, writer, stop = client.exchange(), ListWriter(), asyncio.Event()
+    assert await moving.move_body(writer, 4, stop) is BodyEnd.MORE
+    assert await moving.move_body(writer, 4, stop) is BodyEnd.DONE
+    assert await moving.move_body(writer, 4, stop) is BodyEnd.DONE
+    assert writer.content == b"abcdefgh"
+
+
+async def test_small_pieces_are_gathered_to_chunks() -> None:
+    client = Client(*(piece(b"a") for _ in range(9)), piece(b"", more=False))
+    writer = ListWriter()
+    await client.exchange(chunk_size=4).move_body(writer, 100, asyncio.Event())
+    assert writer.writes == [b"aaaa", b"aaaa", b"a"]
+
+
+async def test_a_stop_ends_a_stalled_body_and_keeps_what_came() -> None:
+    client, writer, stop = Client(piece(b"ab")), ListWriter(), asyncio.Event()
+    task = asyncio.create_task(client.exchange().move_body(writer, 10, stop))
+    while client.queue.qsize():
+        await asyncio.sleep(0)
+    stop.set()
+    assert await task is BodyEnd.STOPPED
+    assert writer.content == b"ab"
+
+
+async def test_a_body_that_brings_nothing_stalls() -> None:
+    client, writer = Client(piece(b"ab")), ListWriter()
+    moving, stop = client.exchange(stall=0.05), asyncio.Event()
+    end = BodyEnd.MORE
+    while end is BodyEnd.MORE:
+        end = await moving.move_body(writer, 10, stop)
+    assert end is BodyEnd.STALLED
+    assert writer.content == b"ab"
+
+
+async def test_a_trickle_is_handed_on_at_each_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_PULSE", 0.05)
+    client, writer, stop = Client(piece(b"a")), ListWriter(), asyncio.Event()
+    moving = client.exchange(chunk_size=1000)
+    assert await moving.move_body(writer, 10, stop) is BodyEnd.MORE
+    assert writer.content == b"a"
+    # The receive that was waiting then has lost nothing.
+    client.queue.put_nowait(piece(b"b", more=False))
+    assert await moving.move_body(writer, 10, stop) is BodyEnd.DONE
+    assert writer.content == b"ab"
+
+
+async def test_an_error_of_the_writer_comes_through() -> None:
+    with pytest.raises(StorageFull):
+        await Client(piece(b"ab")).exchange().move_body(FullWriter(), 10, asyncio.Event())
+
+
+def start_of(client: Client) -> tuple[int, dict[str, str]]:
+    headers = {name.decode(): value.decode() for name, value in client.sent[0]["headers"]}
+    return client.sent[0]["status"], headers
+
+
+async def test_a_response_after_the_whole_body_keeps_the_connection() -> None:
+    client = Client(piece(b"ab", more=False), content_length="2")
+    moving = client.exchange()
+    await moving.move_body(ListWriter(), 10, asyncio.Event())
+    await moving.respond(Response(204, {"Upload-Offset": "2"}))
+    assert start_of(client) == (204, {"upload-offset": "2"})
+
+
+async def test_a_refusal_reads_a_little_of_the_body_and_closes() -> None:
+    client = Client(piece(b"a" * 1000), piece(b"b", more=False), content_length="1001")
+    await client.exchange().respond(Response(409, {}, b"no"))
+    status, headers = start_of(client)
+    assert (status, headers["connection"], headers["content-length"]) == (409, "close", "2")
+    assert client.queue.empty()
+    assert [message["body"] for message in client.sent[1:]] == [b"no", b""]
+
+
+async def test_a_refusal_of_an_endless_body_ends_all_the_same() -> None:
+    client = Client(*(piece(b"a" * 65536) for _ in range(100)), transfer_encoding="chunked")
+    await client.exchange().respond(Response(413, {}, b"no"))
+    assert client.queue.qsize() > 90
+    assert client.sent[-1].get("more_body", False) is False
+
+
+async def test_head_names_no_content_length_since_it_would_be_the_uploads() -> None:
+    client = Client(method="HEAD")
+    await client.exchange().respond(Response(200, {"Upload-Offset": "2"}))
+    assert start_of(client) == (200, {"upload-offset": "2"})

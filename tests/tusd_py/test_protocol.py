@@ -1,0 +1,289 @@
+"""Every rule of tus 1.0.0, without a server."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage import errors
+from storage.upload import Upload
+from tusd_py import protocol
+from tusd_py.headers import Headers
+from tusd_py.protocol import Append, Code, Create, Discover, Head, Limits, ProtocolError, Terminate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ID = "6f1c1ad4-6d2c-4b2e-9a53-0f6dbb1c8a11"
+LIMITS = Limits(max_size=1000, expiration=60.0)
+UPLOAD = Upload(ID, 10, "filename YQ==", 100.0, 160.0, offset=4, token=1)
+APPEND = {"content-type": "application/offset+octet-stream", "upload-offset": "4"}
+
+
+def parse(
+    method: str,
+    upload_id: str | None,
+    fields: Mapping[str, str],
+    version: str | None = "1.0.0",
+) -> protocol.Action:
+    given = dict(fields) | ({} if version is None else {"tus-resumable": version})
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
+    return protocol.parse(method, upload_id, Headers(pairs))
+
+
+def code_of(method: str, upload_id: str | None, fields: Mapping[str, str], **more: str) -> Code:
+    with pytest.raises(ProtocolError) as caught:
+        parse(method, upload_id, fields, **more)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("method", "upload_id", "fields", "action"),
+    [
+        ("OPTIONS", None, {}, Discover()),
+        ("OPTIONS", ID, {}, Discover()),
+        ("OPTIONS", "unknown", {"x-http-method-override": "PATCH"}, Discover()),
+        ("HEAD", ID, {}, Head(ID)),
+        ("DELETE", ID, {}, Terminate(ID)),
+        ("PATCH", ID, APPEND, Append(ID, 4, None)),
+        ("PATCH", ID, APPEND | {"content-length": "6"}, Append(ID, 4, 6)),
+        ("PATCH", ID, APPEND | {"content-type": "Application/Offset+octet-stream; x=y"},
+         Append(ID, 4, None)),
+        ("PATCH", ID, APPEND | {"upload-length": "10"}, Append(ID, 4, None, 10)),
+        ("POST", ID, APPEND | {"x-http-method-override": "PATCH"}, Append(ID, 4, None)),
+        ("POST", ID, APPEND | {"x-http-method-override": "patch"}, Append(ID, 4, None)),
+        ("POST", ID, {"x-http-method-override": "DELETE"}, Terminate(ID)),
+        ("POST", ID, {"x-http-method-override": "HEAD"}, Head(ID)),
+        ("POST", None, {"upload-length": "5"}, Create(5, None, body=False, content_length=None)),
+        ("POST", None, {"upload-length": "0"}, Create(0, None, body=False, content_length=None)),
+        ("POST", None, {"upload-length": "05"}, Create(5, None, body=False, content_length=None)),
+        ("POST", None, {"upload-length": "5", "upload-metadata": ""},
+         Create(5, None, body=False, content_length=None)),
+        ("POST", None, {"upload-length": "5", "upload-metadata": "k,a YQ=="},
+         Create(5, "k,a YQ==", body=False, content_length=None)),
+        ("POST", None, {"upload-length": "5", "content-type": protocol.APPEND_TYPE,
+                        "content-length": "3"}, Create(5, None, body=True, content_length=3)),
+        ("POST", None, {"upload-length": "5", "content-type": "multipart/form-data; boundary=x"},
+         Create(5, None, body=False, content_length=None)),
+    ],
+)  # fmt: skip
+def test_a_request_is_read_as_its_action(
+    method: str, upload_id: str | None, fields: Mapping[str, str], action: protocol.Action
+) -> None:
+    assert parse(method, upload_id, fields) == action
+
+
+@pytest.mark.parametrize(
+    ("method", "upload_id", "fields", "code"),
+    [
+        ("PUT", ID, {}, Code.METHOD_NOT_ALLOWED),
+        ("GET", ID, {}, Code.METHOD_NOT_ALLOWED),
+        ("POST", ID, {}, Code.METHOD_NOT_ALLOWED),
+        ("POST", ID, {"x-http-method-override": "FOO"}, Code.METHOD_NOT_ALLOWED),
+        ("HEAD", None, {}, Code.METHOD_NOT_ALLOWED),
+        ("PATCH", None, APPEND, Code.METHOD_NOT_ALLOWED),
+        ("DELETE", None, {}, Code.METHOD_NOT_ALLOWED),
+        ("HEAD", "..%2f..%2fetc%2fpasswd", {}, Code.NOT_FOUND),
+        ("HEAD", "../../etc/passwd", {}, Code.NOT_FOUND),
+        ("HEAD", f"{ID}.log", {}, Code.NOT_FOUND),
+        ("HEAD", f"{ID}\0", {}, Code.NOT_FOUND),
+        ("HEAD", ID.upper(), {}, Code.NOT_FOUND),
+        ("HEAD", ID.replace("-", ""), {}, Code.NOT_FOUND),
+        ("PATCH", "nothing", APPEND, Code.NOT_FOUND),
+        ("PATCH", ID, {"upload-offset": "4"}, Code.INVALID_CONTENT_TYPE),
+        ("PATCH", ID, APPEND | {"content-type": "application/octet-stream"},
+         Code.INVALID_CONTENT_TYPE),
+        ("PATCH", ID, {"content-type": protocol.APPEND_TYPE}, Code.INVALID_HEADER),
+        *(
+            ("PATCH", ID, APPEND | {"upload-offset": text}, Code.INVALID_HEADER)
+            for text in ("-1", "abc", "1.0", "0x0", "1e1", "", "+0", "0,0", "9" * 26)
+        ),
+        ("POST", None, {}, Code.INVALID_HEADER),
+        *(
+            ("POST", None, {"upload-length": text}, Code.INVALID_HEADER)
+            for text in ("-1", "abc", "1.5", "0x10", "1e3", "", "5,5", "+5", "1" * 301)
+        ),
+        ("POST", None, {"upload-length": "5", "upload-metadata": "k !"}, Code.INVALID_HEADER),
+        ("POST", None, {"upload-length": "5", "upload-metadata": "k,k"}, Code.INVALID_HEADER),
+    ],
+)  # fmt: skip
+def test_a_bad_request_is_refused_with_its_code(
+    method: str, upload_id: str | None, fields: Mapping[str, str], code: Code
+) -> None:
+    assert code_of(method, upload_id, fields) is code
+
+
+@pytest.mark.parametrize("version", [None, "0.2.2", "1.0", "", "1.0.0, 2.0.0"])
+@pytest.mark.parametrize(
+    ("method", "upload_id"), [("POST", None), ("HEAD", ID), ("PATCH", ID), ("DELETE", ID)]
+)
+def test_another_version_is_refused_and_ours_is_named(
+    method: str, upload_id: str | None, version: str | None
+) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse(method, upload_id, APPEND | {"upload-length": "5"}, version)
+    response = protocol.refused(caught.value, head=method == "HEAD")
+    assert response.status == 412
+    assert response.headers["Tus-Version"] == "1.0.0"
+    assert response.headers["Tus-Resumable"] == "1.0.0"
+
+
+def test_a_version_that_a_proxy_doubled_is_accepted() -> None:
+    assert parse("HEAD", ID, {}, "1.0.0, 1.0.0") == Head(ID)
+
+
+@pytest.mark.parametrize("version", [None, "0.0.1", "nonsense"])
+def test_discovery_ignores_the_version(version: str | None) -> None:
+    assert parse("OPTIONS", None, {}, version) == Discover()
+
+
+def test_discovery_is_true_to_the_configuration() -> None:
+    response = protocol.discovered(LIMITS)
+    assert response.status == 200
+    assert response.headers == {
+        "Tus-Resumable": "1.0.0",
+        "Tus-Version": "1.0.0",
+        "Tus-Extension": "creation,creation-with-upload,expiration,termination",
+        "Tus-Max-Size": "1000",
+    }
+
+
+def test_a_creation_makes_a_record() -> None:
+    action = Create(1000, "k", body=False, content_length=None)
+    assert protocol.admit_create(action, ID, 100.0, LIMITS) == Upload(ID, 1000, "k", 100.0, 160.0)
+
+
+@pytest.mark.parametrize("length", [1001, 2**53 + 1, 2**63, 10**19 - 1])
+def test_a_creation_above_the_limit_is_413_and_names_the_limit(length: int) -> None:
+    action = Create(length, None, body=False, content_length=None)
+    with pytest.raises(ProtocolError) as caught:
+        protocol.admit_create(action, ID, 0.0, LIMITS)
+    response = protocol.refused(caught.value, head=False)
+    assert (response.status, response.headers["Tus-Max-Size"]) == (413, "1000")
+
+
+def test_a_creation_with_more_body_than_length_is_413() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        protocol.admit_create(Create(5, None, body=True, content_length=6), ID, 0.0, LIMITS)
+    assert caught.value.code is Code.BODY_TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("append", "code"),
+    [
+        (Append(ID, 3, 1), Code.MISMATCHED_OFFSET),
+        (Append(ID, 5, 1), Code.MISMATCHED_OFFSET),
+        (Append(ID, 2**63 - 1, 1), Code.MISMATCHED_OFFSET),
+        (Append(ID, 4, 7), Code.BODY_TOO_LONG),
+        (Append(ID, 4, 6, 11), Code.INVALID_HEADER),
+        # The offset is told first: a client heals itself from it.
+        (Append(ID, 3, 100), Code.MISMATCHED_OFFSET),
+    ],
+)
+def test_an_append_that_does_not_fit_is_refused(append: Append, code: Code) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        protocol.admit_append(append, UPLOAD, 150.0)
+    assert caught.value.code is code
+
+
+@pytest.mark.parametrize(
+    "append", [Append(ID, 4, 6), Append(ID, 4, 0), Append(ID, 4, None), Append(ID, 4, 1, 10)]
+)
+def test_an_append_that_fits_is_admitted(append: Append) -> None:
+    protocol.admit_append(append, UPLOAD, 150.0)
+
+
+def test_a_mismatched_offset_tells_the_right_one() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        protocol.admit_append(Append(ID, 0, 1), UPLOAD, 150.0)
+    response = protocol.refused(caught.value, head=False)
+    assert (response.status, response.headers["Upload-Offset"]) == (409, "4")
+
+
+def test_an_unfinished_upload_expires_and_a_complete_one_does_not() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        protocol.admit_head(UPLOAD, 160.0)
+    assert caught.value.code is Code.GONE
+    protocol.admit_head(replace(UPLOAD, offset=10, complete=True), 9e9)
+
+
+def test_head_tells_all_and_is_not_cached() -> None:
+    response = protocol.stands_at(UPLOAD)
+    assert response.status == 200
+    assert response.body == b""
+    assert response.headers == {
+        "Tus-Resumable": "1.0.0",
+        "Upload-Offset": "4",
+        "Upload-Length": "10",
+        "Upload-Metadata": "filename YQ==",
+        "Upload-Expires": "Thu, 01 Jan 1970 00:02:40 GMT",
+        "Cache-Control": "no-store",
+    }
+
+
+def test_head_of_a_complete_upload_without_metadata_names_neither_it_nor_an_expiry() -> None:
+    response = protocol.stands_at(replace(UPLOAD, metadata=None, offset=10, complete=True))
+    assert "Upload-Metadata" not in response.headers
+    assert "Upload-Expires" not in response.headers
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_head_never_sees_a_temporary_5xx(code: Code) -> None:
+    response = protocol.refused(ProtocolError(code), head=True)
+    assert response.status not in {503, 502, 504, 429}
+    assert response.body == b""
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("code", [Code.LOCKED, Code.TAKEN_OVER, Code.STALLED, Code.UNAVAILABLE])
+def test_what_passes_says_when_to_try_again(code: Code) -> None:
+    assert protocol.refused(ProtocolError(code), head=False).headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_every_refusal_is_a_sentence_under_the_protocols_version(code: Code) -> None:
+    response = protocol.refused(ProtocolError(code), head=False)
+    assert response.status == code.status
+    assert response.body.decode().strip() == code.sentence
+    assert response.headers["Tus-Resumable"] == "1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.UploadNotFound(), 404),
+        (errors.UploadGone(), 410),
+        (errors.UploadLocked(), 423),
+        (errors.LockLost(), 423),
+        (errors.StorageFull(), 507),
+        (errors.StoreUnavailable(), 503),
+        (errors.JournalDamaged(), 500),
+        (errors.StorageError(), 503),
+    ],
+)
+def test_what_a_store_says_has_one_status(error: errors.StorageError, status: int) -> None:
+    assert protocol.as_protocol_error(error).code.status == status
+
+
+@given(
+    st.sampled_from(["GET", "HEAD", "POST", "PATCH", "DELETE", "PUT", "OPTIONS", "FOO", ""]),
+    st.none() | st.text() | st.just(ID),
+    st.dictionaries(
+        st.sampled_from(
+            ["upload-offset", "upload-length", "upload-metadata", "content-type", "content-length",
+             "tus-resumable", "x-http-method-override"]
+        ),
+        st.text(st.characters(max_codepoint=255)) | st.sampled_from(["1.0.0", "PATCH", "5"]),
+    ),
+)  # fmt: skip
+def test_parsing_raises_nothing_but_its_error(
+    method: str, upload_id: str | None, fields: dict[str, str]
+) -> None:
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
+    with suppress(ProtocolError):
+        protocol.parse(method, upload_id, Headers(pairs))

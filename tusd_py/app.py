@@ -1,0 +1,166 @@
+"""The web side: routes and lifespan; its composition root."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from storage.embedded import Embedded
+from storage.errors import StorageError
+from storage.filestore import FileStore
+from storage.redis_info import RedisInfoStore
+from storage.redis_jobs import RedisJobs
+from storage.redis_locker import RedisLocker
+from tusd_py import protocol
+from tusd_py.dispatch import Dispatcher
+from tusd_py.exchange import AsgiExchange
+from tusd_py.jobs import Jobs
+from tusd_py.protocol import Limits, ProtocolError
+from tusd_py.uploads import Uploads, carry_out
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+
+    from settings import Settings
+
+# Seconds a request waits for Redis before it answers 503.
+_CONNECT = 1.0
+_ANSWER = 3.0
+_CONNECTIONS = 64
+
+
+class Files:
+    """Serve the tus endpoint as a plain ASGI app."""
+
+    def __init__(self, uploads: Uploads, *, chunk_size: int, stall: float) -> None:
+        self._uploads = uploads
+        self._exchange = partial(AsgiExchange, chunk_size=chunk_size, stall=stall)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Carry out one request."""
+        exchange = self._exchange(scope, receive, send)
+        upload_id = scope["path_params"].get("upload_id", "").rstrip("/") or None
+        try:
+            action = protocol.parse(scope["method"], upload_id, exchange.headers)
+        except ProtocolError as error:
+            await exchange.respond(protocol.refused(error, head=scope["method"] == "HEAD"))
+            return
+        await carry_out(action, exchange, self._uploads)
+
+
+class Probes:
+    """Serve `GET /health` and `GET /ready`."""
+
+    def __init__(self, data: FileStore, outbox: RedisJobs, min_free_bytes: int) -> None:
+        self._data = data
+        self._outbox = outbox
+        self._min_free_bytes = min_free_bytes
+
+    async def health(self, request: Request) -> Response:
+        """Say that the process answers."""
+        del request
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """Say whether uploads can be taken; workers only count, they may come later."""
+        del request
+        disk = await _ask(self._disk)
+        workers = await _ask(self._outbox.workers)
+        redis = "ok" if isinstance(workers, int) else workers
+        ready = redis == "ok" and disk == "ok"
+        body = {"ready": ready, "redis": redis, "disk": disk}
+        body["workers"] = workers if isinstance(workers, int) else None
+        return JSONResponse(body, 200 if ready else 503)
+
+    def _disk(self) -> str:
+        self._data.prepare()
+        free = self._data.free_bytes()
+        return "ok" if free >= self._min_free_bytes else f"only {free} bytes are free"
+
+
+async def _ask(question: Callable[[], int | str]) -> int | str:
+    try:
+        return await to_thread.run_sync(question)
+    except StorageError as error:
+        return str(error)
+
+
+def create_app(settings: Settings) -> Starlette:
+    """Compose the web side; nothing is connected to or started before its lifespan."""
+    embedded = None if settings.redis_url else Embedded(settings.upload_dir / "redis")
+    url = settings.redis_url or (embedded.url if embedded else "")
+    redis = _connect(url)
+    data = FileStore(settings.upload_dir)
+    info = RedisInfoStore(redis)
+    locker = RedisLocker(redis)
+    outbox = RedisJobs.connect(url, data, settings)
+    dispatcher = Dispatcher(outbox, embedded.start if embedded else lambda: None)
+    uploads = Uploads(
+        data=data,
+        info=info,
+        locker=locker,
+        limits=Limits(settings.max_file_size, settings.upload_expiration_seconds),
+        min_free_bytes=settings.min_free_bytes,
+        location=lambda upload_id: f"/files/{upload_id}",
+        finished=dispatcher.wake,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await to_thread.run_sync(data.prepare)
+        tasks = [asyncio.create_task(locker.run()), asyncio.create_task(dispatcher.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await redis.aclose()
+            if embedded:
+                await to_thread.run_sync(embedded.close)
+
+    files = Files(uploads, chunk_size=settings.chunk_size, stall=settings.upload_timeout_seconds)
+    jobs = Jobs(info, data)
+    probes = Probes(data, outbox, settings.min_free_bytes)
+    app = Starlette(
+        routes=[
+            Route("/files", files),
+            Route("/files/{upload_id:path}", files),
+            Route("/jobs/{job_id}", jobs.status),
+            Route("/jobs/{job_id}/result", jobs.result),
+            Route("/health", probes.health),
+            Route("/ready", probes.ready),
+        ],
+        lifespan=lifespan,
+    )
+    # For whoever runs the server: a request body in flight is told to stop before a shutdown.
+    app.state.shutdown = locker.stop_all
+    return app
+
+
+def _connect(url: str) -> Redis:
+    pool = BlockingConnectionPool.from_url(
+        url,
+        decode_responses=True,
+        max_connections=_CONNECTIONS,
+        timeout=_ANSWER,
+        socket_connect_timeout=_CONNECT,
+        socket_timeout=_ANSWER,
+        # Once more on a fresh connection: the server may have been restarted since the last use.
+        retry=Retry(NoBackoff(), 1),
+    )
+    return Redis.from_pool(pool)

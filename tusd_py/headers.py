@@ -1,0 +1,107 @@
+"""Parse what headers say; each parser raises InvalidHeader with what was expected and what came."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# 19 digits hold every length below 2**63; int() alone would take "+5" and "1_0".
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_METADATA_KEY = re.compile(r"[!-+\--~]+")
+
+
+class InvalidHeader(ValueError):  # noqa: N818  the state is the error
+    """A header says something else than its specification allows."""
+
+    def __init__(self, name: str, expected: str, came: str) -> None:
+        shown = came if len(came) <= 100 else f"{came[:100]}..."  # noqa: PLR2004  one line of text
+        super().__init__(f"{name}: expected {expected}, got {shown!a}")
+
+
+class Headers:
+    """Hold the header fields of one request, names in lower case, values as received."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take ASGI's list of pairs."""
+        self._fields: dict[str, list[str]] = {}
+        for name, value in raw:
+            field = self._fields.setdefault(name.decode("latin-1"), [])
+            field.append(value.decode("latin-1").strip(" \t"))
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether the header came at all."""
+        return name in self._fields
+
+    def one(self, name: str) -> str | None:
+        """Return a header that may come once; equal repetitions, as proxies make them, count once.
+
+        Raises:
+            InvalidHeader: it came with unlike values.
+        """
+        values = self._fields.get(name)
+        if values is None:
+            return None
+        if len(values) > 1 and len(set(values)) > 1:
+            raise InvalidHeader(name, "one value", ", ".join(values))
+        return values[0]
+
+    def joined(self, name: str, separator: str = ",") -> str | None:
+        """Return a header that may be spread over several lines (RFC 9110, section 5.3)."""
+        values = self._fields.get(name)
+        return None if values is None else separator.join(values)
+
+
+def parse_number(name: str, value: str) -> int:
+    """Parse a non-negative integer of at most 19 ASCII digits."""
+    if not _NUMBER.fullmatch(value):
+        raise InvalidHeader(name, "a non-negative integer", value)
+    return int(value)
+
+
+def parse_metadata(value: str) -> dict[str, bytes]:
+    """Parse `Upload-Metadata` (tus 1.0.0, creation): pairs of key and base64 value.
+
+    Empty means none: tuspy sends exactly that.
+    """
+    if not value:
+        return {}
+    pairs: dict[str, bytes] = {}
+    for element in value.split(","):
+        key, encoded = _split_pair(element.strip(" \t"))
+        if key in pairs:
+            raise InvalidHeader("upload-metadata", "each key once", key)
+        pairs[key] = _decode(encoded)
+    return pairs
+
+
+def _split_pair(element: str) -> tuple[str, str]:
+    key, _, encoded = element.partition(" ")
+    if not _METADATA_KEY.fullmatch(key) or " " in encoded:
+        raise InvalidHeader("upload-metadata", "pairs of an ASCII key and a base64 value", element)
+    return key, encoded
+
+
+def _decode(encoded: str) -> bytes:
+    try:
+        return base64.b64decode(encoded.encode("latin-1"), validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidHeader("upload-metadata", "a base64 value", encoded) from None
+
+
+def media_type(value: str) -> str:
+    """Return the essence of a `Content-Type`: type and subtype, lower case, no parameters."""
+    return value.partition(";")[0].strip().lower()
+
+
+def build_date(seconds: float) -> str:
+    """Build an HTTP date (RFC 9110, section 5.6.7) of seconds since the epoch."""
+    from email.utils import formatdate  # noqa: PLC0415  pulls in much, needed by few
+
+    return formatdate(seconds, usegmt=True)

@@ -1,0 +1,223 @@
+"""The one coroutine that performs actions on the stores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
+
+import structlog
+from anyio import CancelScope, to_thread
+
+from storage.errors import StorageError, UploadNotFound
+from tusd_py import protocol
+from tusd_py.exchange import BodyEnd
+from tusd_py.protocol import Code, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from storage.interfaces import DataStore, InfoStore, Lock, Locker, Writer
+    from storage.upload import Upload
+    from tusd_py.exchange import Exchange
+    from tusd_py.protocol import Action, Append, Create, Limits, Response
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+# Bytes after which what arrived is made durable and progress is told (chunked-upload: 5 MB).
+_CHECKPOINT = 5 * 2**20
+# A body that was cut short by us: the client shall go on from the offset.
+_RETRY = {BodyEnd.STALLED: Code.STALLED, BodyEnd.STOPPED: Code.TAKEN_OVER}
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """Hold what actions are performed on; `finished` is told when an upload is complete."""
+
+    data: DataStore
+    info: InfoStore
+    locker: Locker
+    limits: Limits
+    min_free_bytes: int
+    location: Callable[[str], str]
+    finished: Callable[[], None]
+
+
+async def carry_out(action: Action, exchange: Exchange, uploads: Uploads) -> None:
+    """Perform the action and answer it, refusals included."""
+    head = isinstance(action, protocol.Head)
+    try:
+        response = await _perform(action, exchange, uploads)
+    except ProtocolError as error:
+        response = protocol.refused(error, head=head)
+    except StorageError as error:
+        refusal = protocol.as_protocol_error(error)
+        ours = refusal.code.status >= 500  # noqa: PLR2004  the rest is everyday
+        (log.warning if ours else log.debug)(
+            "upload.refused", status=refusal.code.status, reason=str(error)
+        )
+        response = protocol.refused(refusal, head=head)
+    await exchange.respond(response)
+
+
+async def _perform(action: Action, exchange: Exchange, uploads: Uploads) -> Response:
+    match action:
+        case protocol.Discover():
+            return protocol.discovered(uploads.limits)
+        case protocol.Create():
+            return await _create(action, exchange, uploads)
+        case protocol.Head(upload_id):
+            return await _head(upload_id, uploads)
+        case protocol.Append():
+            return await _append(action, exchange, uploads)
+        case protocol.Terminate(upload_id):
+            return await _terminate(upload_id, uploads)
+
+
+async def _create(action: Create, exchange: Exchange, uploads: Uploads) -> Response:
+    upload = protocol.admit_create(action, str(uuid4()), time.time(), uploads.limits)
+    await _check_room(uploads)
+    await to_thread.run_sync(uploads.data.create, upload)
+    try:
+        await uploads.info.create(upload)
+    except StorageError:
+        # Nobody knows of it yet; without a record it would come back as somebody's upload.
+        await to_thread.run_sync(uploads.data.purge, upload.id)
+        raise
+    log.info("upload.created", upload=upload.id, length=upload.length)
+    if action.body or not upload.length:
+        async with uploads.locker.hold(upload.id) as lock:
+            # However the body ended: the client needs the location to go on.
+            upload, _ = await _take_body(lock, exchange, uploads, body=action.body)
+    location = uploads.location(upload.id)
+    return protocol.created(upload, location, with_offset=action.body)
+
+
+async def _check_room(uploads: Uploads) -> None:
+    free = await to_thread.run_sync(uploads.data.free_bytes)
+    if free < uploads.min_free_bytes:
+        raise ProtocolError(Code.STORAGE_FULL, f"the disk has no room: {free} bytes are free")
+
+
+async def _head(upload_id: str, uploads: Uploads) -> Response:
+    upload = await _recovered(upload_id, uploads, lambda: uploads.locker.settled(upload_id))
+    protocol.admit_head(upload, time.time())
+    return protocol.stands_at(upload)
+
+
+async def _append(action: Append, exchange: Exchange, uploads: Uploads) -> Response:
+    async with _hold(action.upload_id, uploads) as lock:
+        protocol.admit_append(action, lock.upload, time.time())
+        if lock.upload.complete:
+            # A client that lost the answer to its last request asks again.
+            return protocol.appended(lock.upload)
+        upload, end = await _take_body(lock, exchange, uploads)
+    if end in _RETRY and not upload.complete:
+        raise ProtocolError(_RETRY[end], Upload_Offset=str(upload.offset))
+    return protocol.appended(upload)
+
+
+async def _terminate(upload_id: str, uploads: Uploads) -> Response:
+    async with _hold(upload_id, uploads) as lock:
+        # The tombstone comes first: whatever happens now, the upload stays removed.
+        await to_thread.run_sync(uploads.data.remove, upload_id)
+        forget_at = time.time() + uploads.limits.expiration
+        await uploads.info.terminate(lock.upload, forget_at)
+    log.info("upload.terminated", upload=upload_id)
+    return protocol.terminated()
+
+
+@asynccontextmanager
+async def _hold(upload_id: str, uploads: Uploads) -> AsyncIterator[Lock]:
+    async with AsyncExitStack() as stack:
+        yield await _recovered(
+            upload_id,
+            uploads,
+            lambda: stack.enter_async_context(uploads.locker.hold(upload_id)),
+        )
+
+
+async def _recovered(upload_id: str, uploads: Uploads, find: Callable[[], Awaitable[T]]) -> T:
+    """Find an upload; a record that Redis has lost is rebuilt from the data store."""
+    try:
+        return await find()
+    except UploadNotFound:
+        upload, ended = await to_thread.run_sync(uploads.data.recover, upload_id)
+        log.warning("upload.recovered", upload=upload_id, offset=upload.offset)
+        await uploads.info.restore(upload, ended)
+        return await find()
+
+
+async def _take_body(
+    lock: Lock, exchange: Exchange, uploads: Uploads, *, body: bool = True
+) -> tuple[Upload, BodyEnd]:
+    """Move the body into the upload; return how it then stands and why the body ended."""
+    writer = await to_thread.run_sync(uploads.data.open, lock.upload)
+    intake = _Intake(lock, writer, uploads)
+    try:
+        end = await intake.take(exchange) if body else BodyEnd.DONE
+        await intake.commit()
+    finally:
+        # The file is let go of before the lock is, whatever else happens.
+        with CancelScope(shield=True):
+            await to_thread.run_sync(writer.close)
+    return intake.upload, end
+
+
+class _Intake:
+    """Take one request's body into an upload, checkpoint by checkpoint."""
+
+    def __init__(self, lock: Lock, writer: Writer, uploads: Uploads) -> None:
+        self.upload = lock.upload
+        self._stop = lock.stop
+        self._writer = writer
+        self._uploads = uploads
+        self._first = lock.upload.offset
+        self._started = asyncio.get_running_loop().time()
+
+    async def take(self, exchange: Exchange) -> BodyEnd:
+        """Move the body, committing on the way, until it ends; the last part is left to commit."""
+        while True:
+            room = self.upload.length - self._writer.offset
+            end = await self._move(exchange, min(room, _CHECKPOINT))
+            if end is BodyEnd.MORE and self._writer.offset == self.upload.length:
+                # Nothing of the surplus may make the upload complete.
+                end = await exchange.move_body(self._writer, 0, self._stop)
+                if end is BodyEnd.MORE:
+                    raise ProtocolError(Code.BODY_TOO_LONG)
+            if end is not BodyEnd.MORE:
+                return end
+            await self.commit()
+
+    async def _move(self, exchange: Exchange, limit: int) -> BodyEnd:
+        try:
+            return await exchange.move_body(self._writer, limit, self._stop)
+        except StorageError:
+            # What fitted is kept, if that much can still be remembered.
+            with suppress(StorageError):
+                await self.commit()
+            raise
+
+    async def commit(self) -> None:
+        """Make what was written durable, then known, then a job when it is all."""
+        complete = self._writer.offset == self.upload.length
+        if self._writer.offset == self.upload.offset and not complete:
+            return
+        expires_at = time.time() + self._uploads.limits.expiration
+        offset = await to_thread.run_sync(
+            partial(self._writer.commit, expires_at, complete=complete)
+        )
+        self.upload = replace(self.upload, offset=offset, expires_at=expires_at, complete=complete)
+        await self._uploads.info.commit(self.upload, speed=self._speed())
+        if complete:
+            log.info("upload.complete", upload=self.upload.id, length=self.upload.length)
+            self._uploads.finished()
+
+    def _speed(self) -> float:
+        elapsed = asyncio.get_running_loop().time() - self._started
+        return (self.upload.offset - self._first) / elapsed if elapsed > 0 else 0.0
