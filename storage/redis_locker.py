@@ -80,6 +80,7 @@ class RedisLocker:
         self._redis = redis
         self._process = process_identity()
         self._held: dict[str, RedisLock] = {}
+        self._closing = False
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     @asynccontextmanager
@@ -87,6 +88,8 @@ class RedisLocker:
         upload = await self._enter(upload_id, take=True)
         lock = RedisLock(upload, f"{self._process}:{upload.token}")
         self._held[upload_id] = lock
+        if self._closing:
+            lock.stop.set()
         try:
             yield lock
         finally:
@@ -98,7 +101,8 @@ class RedisLocker:
         return await self._enter(upload_id, take=False)
 
     def stop_all(self) -> None:
-        """Ask every holder of this process to let go: the server shuts down."""
+        """Ask every holder of this process to let go, now and from now on: it shuts down."""
+        self._closing = True
         for lock in self._held.values():
             lock.stop.set()
 

@@ -200,6 +200,10 @@ async def test_a_holder_shuts_down_by_letting_go(locker: Locker, upload_id: str)
     async with locker() as one, one.hold(upload_id) as lock:
         one.stop_all()
         assert lock.stop.is_set()
+    async with locker() as other:
+        other.stop_all()
+        async with other.hold(upload_id) as late:
+            assert late.stop.is_set()
 
 
 async def test_a_server_that_is_away_is_said_so() -> None:
