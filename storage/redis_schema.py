@@ -15,6 +15,8 @@ OUTBOX = "tusd:outbox"
 JOBS = "tusd:jobs"
 # The `run_id` of the Redis whose records were last compared with the journals.
 CHECKED = "tusd:checked"
+# The states of a job that has all its bytes and has not ended.
+ACTIVE = ("pending", "processing")
 
 
 def upload_key(upload_id: str) -> str:
@@ -174,7 +176,8 @@ return attempt
 # -> 1 | 0 (a newer attempt runs, or the job has ended) | -1 (removed). What clients see never
 # falls. A job that is not `processing` was rebuilt meanwhile: this attempt goes on unseen.
 JOB_PROGRESS = Script("""
-local job = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'done', 'total', 'plates', 'detections')
+local job = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'done', 'total', 'plates',
+                       'detections')
 if job[1] == 'cancelled' then return -1 end
 if job[1] == 'completed' or job[1] == 'failed' then return 0 end
 if tonumber(job[2] or '0') > tonumber(ARGV[1]) then return 0 end

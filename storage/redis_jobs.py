@@ -1,0 +1,364 @@
+"""Jobs in Redis for the sync side: outbox to RQ, attempts and their ends, reconciler, sweeper.
+
+RQ carries the work; what became of a job stands in its hash, and a published result means
+completed whatever Redis says. So a job may run twice (rule 5), but it ends once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+import structlog
+
+from storage import redis_schema as schema
+from storage.errors import JournalDamaged, StorageError, UploadGone, UploadNotFound
+from storage.job import JobState
+from storage.redis_sync import alone, call, clients, redis_errors
+from storage.rq_queue import RqQueue
+from storage.sweeper import Retention, Sweeper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from redis import Redis
+
+    from storage.interfaces import DataStore
+    from storage.upload import Upload
+
+log = structlog.get_logger()
+
+# Of one job: runs that died or raised under a living worker, and runs lost with their worker.
+MOST_DEATHS = 3
+MOST_LOSSES = 10
+_BATCH = 200
+# Jobs that one call of the reconciler looks at beside the running ones.
+_PAGE = 50
+# Seconds.
+_FULL_PASS = 600.0
+
+
+class Cancelled(StorageError):  # noqa: N818  the state is the error
+    """The upload of this job was removed: its run shall stop."""
+
+
+class Superseded(StorageError):  # noqa: N818
+    """A newer attempt runs this job, or it has ended: this run shall stop."""
+
+
+class Counts(NamedTuple):
+    """Count frames, done and in all, plates and readings of plates."""
+
+    done: int
+    total: int
+    plates: int
+    detections: int
+
+    @classmethod
+    def of_result(cls, result: Mapping[str, Any]) -> Self:
+        frames = int(result["frames"])
+        return cls(frames, frames, len(result["plates"]), int(result["detections"]))
+
+
+NOTHING = Counts(0, 0, 0, 0)
+
+
+class JobSettings(Protocol):
+    """What is read of the settings."""
+
+    @property
+    def queue(self) -> str: ...
+    @property
+    def job_timeout_seconds(self) -> int: ...
+    @property
+    def keep_uploads_seconds(self) -> int: ...
+    @property
+    def keep_failed_seconds(self) -> int: ...
+    @property
+    def result_ttl_seconds(self) -> float: ...
+
+
+class RedisJobs:
+    """Move jobs on; every method blocks, may be called by many at once, and raises StorageError."""
+
+    def __init__(self, redis: Redis, queue: RqQueue, data: DataStore, retention: Retention) -> None:
+        """Use a client that decodes responses."""
+        # redis-py's types cannot say that it decodes.
+        self._redis: Any = redis
+        self._rq = queue
+        self._data = data
+        self._retention = retention
+        self._sweeper = Sweeper(redis, queue, data, retention)
+        self._listed = 0
+        self._full_pass_at = 0.0
+
+    @classmethod
+    def connect(
+        cls, url: str, data: DataStore, settings: JobSettings, function: str = "worker.analyse"
+    ) -> Self:
+        """Compose the whole for a Redis URL; `function` names what RQ runs with the upload's id."""
+        text, raw = clients(url)
+        queue = RqQueue(raw, settings.queue, function, settings.job_timeout_seconds)
+        retention = Retention(
+            keep_uploads=settings.keep_uploads_seconds,
+            keep_failed=settings.keep_failed_seconds,
+            result_ttl=settings.result_ttl_seconds,
+        )
+        return cls(text, queue, data, retention)
+
+    @property
+    def queue(self) -> RqQueue:
+        """Return RQ's side."""
+        return self._rq
+
+    @redis_errors()
+    def workers(self) -> int:
+        """Count the workers that wait for or run jobs."""
+        return self._rq.workers()
+
+    # --- from the outbox to RQ
+
+    @redis_errors()
+    def drain(self) -> int:
+        """Hand what is in the outbox to RQ; return how many jobs are new there."""
+        count = 0
+        while ids := self._redis.zrange(schema.OUTBOX, 0, _BATCH - 1):
+            active = self._active(ids)
+            count += sum(self._rq.enqueue(upload_id) for upload_id in ids if upload_id in active)
+            # Dying before this, it is enqueued again: RQ knows it by its id.
+            self._redis.zrem(schema.OUTBOX, *ids)
+        return count
+
+    def _active(self, ids: Sequence[str]) -> set[str]:
+        """Return those whose record is here and whose job has not ended."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for upload_id in ids:
+                pipeline.exists(schema.upload_key(upload_id))
+                pipeline.hget(schema.job_key(upload_id), "state")
+            answers = pipeline.execute()
+        known, states = answers[::2], answers[1::2]
+        return {
+            upload_id
+            for upload_id, here, state in zip(ids, known, states, strict=True)
+            if here and state in schema.ACTIVE
+        }
+
+    # --- one run of a job
+
+    @redis_errors()
+    def start(self, upload_id: str) -> int:
+        """Begin an attempt and return its number; raise Cancelled or Superseded."""
+        attempt: int = call(self._redis, schema.JOB_START, schema.pair(upload_id), (time.time(),))
+        _check(attempt)
+        return attempt
+
+    @redis_errors()
+    def progress(self, upload_id: str, attempt: int, counts: Counts) -> None:
+        """Tell how far an attempt is; raise Cancelled or Superseded."""
+        args = (attempt, time.time(), *counts)
+        _check(call(self._redis, schema.JOB_PROGRESS, (schema.job_key(upload_id),), args))
+
+    def complete(self, upload_id: str, document: Mapping[str, Any]) -> None:
+        """Publish a result durably and end the job; the first one that was published stands.
+
+        Raises:
+            Cancelled: the upload was removed meanwhile, and the result with it.
+        """
+        self._data.publish_result(upload_id, json.dumps(document).encode())
+        self.finish(upload_id)
+
+    def finish(self, upload_id: str) -> bool:
+        """End a job whose result is published; False when there is none. Raises as `complete`."""
+        result = self._data.result(upload_id)
+        if result is None:
+            return False
+        # Removal buries the journal before it removes the result: one of the two sees the other.
+        self._remember_completed(upload_id)
+        self._end(upload_id, 0, JobState.COMPLETED, Counts.of_result(json.loads(result)))
+        if self._retention.keep_uploads == 0:
+            self._data.remove_bytes(upload_id)
+        return True
+
+    def _remember_completed(self, upload_id: str) -> None:
+        try:
+            _, ended = self._data.recover(upload_id)
+            if ended is None or ended[0] != JobState.COMPLETED:
+                self._data.end_job(upload_id, JobState.COMPLETED, None)
+        except UploadGone as error:
+            self._data.remove(upload_id)
+            raise Cancelled("the upload was removed while its video was analysed") from error
+        except UploadNotFound as error:
+            self._data.purge(upload_id)
+            raise Cancelled("the upload was removed while its video was analysed") from error
+
+    def fail(self, upload_id: str, attempt: int, error: str) -> None:
+        """End a job without a result, unless a newer attempt runs; attempt 0 ends any."""
+        if self._end(upload_id, attempt, JobState.FAILED, error=error) == 1:
+            with suppress(UploadGone, UploadNotFound):
+                self._data.end_job(upload_id, JobState.FAILED, error)
+
+    @redis_errors()
+    def _end(
+        self,
+        upload_id: str,
+        attempt: int,
+        state: JobState,
+        counts: Counts = NOTHING,
+        error: str = "",
+    ) -> int:
+        now = time.time()
+        keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX)
+        times = (now, *self._retention.of(state, now))
+        args = (upload_id, attempt, *times, state.value, error, *counts)
+        ended: int = call(self._redis, schema.JOB_END, keys, args)
+        return ended
+
+    def died(self, upload_id: str, why: str) -> bool:
+        """Count a run that crashed under a living worker; tell whether another one may follow."""
+        count = self._interrupted(upload_id, "deaths")
+        if count >= MOST_DEATHS:
+            self.fail(upload_id, 0, f"The analysis crashed {count} times, last because {why}")
+        return 0 < count < MOST_DEATHS
+
+    def redrive(self, upload_id: str) -> None:
+        """Let a job run again that was lost with its worker; fail it when that is too often."""
+        if self._data.result(upload_id) is not None:
+            self.finish(upload_id)
+            return
+        count = self._interrupted(upload_id, "losses")
+        if count > MOST_LOSSES:
+            self.fail(upload_id, 0, f"The analysis was interrupted {count} times")
+        elif count:
+            self._requeue(upload_id)
+
+    @redis_errors()
+    def _interrupted(self, upload_id: str, how: str) -> int:
+        count: int = call(self._redis, schema.JOB_INTERRUPTED, schema.pair(upload_id), (how,))
+        return count
+
+    @redis_errors()
+    def _requeue(self, upload_id: str) -> None:
+        self._rq.delete(upload_id)
+        self._redis.zadd(schema.OUTBOX, {upload_id: time.time()}, nx=True)
+        log.warning("job.redriven", job=upload_id)
+
+    def sweep(self) -> int:
+        """Remove what is due: unfinished uploads, videos, at last records and results."""
+        return self._sweeper.sweep()
+
+    # --- the reconciler
+
+    def reconcile(self) -> int:
+        """Mend what was lost on the way: records that Redis lacks, jobs nobody will run.
+
+        Of the jobs it looks at all that run and, from call to call, at the next of the rest.
+        """
+        with alone(self._redis, "reconcile") as mine:
+            if not mine:
+                return 0
+            count = self._restore_all()
+            for upload_id in self._lost():
+                self.redrive(upload_id)
+                count += 1
+            self.drain()
+        return count
+
+    @redis_errors()
+    def _lost(self) -> list[str]:
+        self._rq.bury_dead_workers()
+        running = self._rq.running()
+        page = self._redis.zrange(schema.JOBS, self._listed, self._listed + _PAGE - 1)
+        self._listed = self._listed + _PAGE if len(page) == _PAGE else 0
+        ids = sorted(running | set(page))
+        active = self._active(ids)
+        # The outbox before RQ: what left it in between is found there.
+        return [
+            upload_id
+            for upload_id in ids
+            if upload_id in active
+            and self._redis.zscore(schema.OUTBOX, upload_id) is None
+            and self._rq.is_lost(upload_id)
+        ]
+
+    def _restore_all(self) -> int:
+        """Rebuild records from the journals after Redis was emptied or restarted, and at times."""
+        run, checked = self._run_id()
+        if checked == run and time.monotonic() < self._full_pass_at:
+            return 0
+        ids = self._data.ids()
+        count = 0
+        while batch := list(islice(ids, _BATCH)):
+            count += sum(self._restore(upload_id) for upload_id in self._incomplete(batch))
+        with redis_errors():
+            self._redis.set(schema.CHECKED, run)
+        self._full_pass_at = time.monotonic() + _FULL_PASS
+        return count
+
+    @redis_errors()
+    def _run_id(self) -> tuple[str, str | None]:
+        return self._redis.info("server")["run_id"], self._redis.get(schema.CHECKED)
+
+    @redis_errors()
+    def _incomplete(self, ids: Sequence[str]) -> list[str]:
+        """Return those whose record is missing, or does not say that all bytes are here."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for upload_id in ids:
+                pipeline.hget(schema.upload_key(upload_id), "complete")
+            answers = pipeline.execute()
+        return [one for one, complete in zip(ids, answers, strict=True) if complete != "1"]
+
+    def _restore(self, upload_id: str) -> bool:
+        try:
+            upload, ended = self._data.recover(upload_id)
+        except UploadGone:
+            self._remember_tombstone(upload_id)
+            return False
+        except UploadNotFound:
+            return False
+        except (JournalDamaged, ValueError) as error:
+            log.warning("upload.unreadable", upload=upload_id, reason=str(error))
+            return False
+        if not self._store(upload, ended):
+            return upload.complete and self._mend(upload)
+        self.finish(upload_id)
+        return True
+
+    @redis_errors()
+    def _store(self, upload: Upload, ended: tuple[str, str | None] | None) -> bool:
+        """Store a rebuilt record, unless there is one; a completed job is ended by `finish`."""
+        now = time.time()
+        state = JobState.PENDING if upload.complete else JobState.UPLOADING
+        due, error = upload.expires_at, ""
+        if ended is not None and ended[0] == JobState.FAILED:
+            state, error = JobState.FAILED, ended[1] or ""
+            due, until = self._retention.of(state, now)
+            upload = replace(upload, expires_at=until)
+        keys = (*schema.pair(upload.id), schema.EXPIRING, schema.JOBS, schema.OUTBOX)
+        done = 0 if upload.complete else upload.offset
+        fields = [part for item in upload.to_hash().items() for part in item]
+        args = (upload.id, upload.created_at, due, now, state.value, upload.length, done, error)
+        return bool(call(self._redis, schema.STORE, keys, (*args, *fields)))
+
+    @redis_errors()
+    def _remember_tombstone(self, upload_id: str) -> None:
+        due = time.time() + self._retention.result_ttl
+        self._redis.zadd(schema.EXPIRING, {upload_id: due}, nx=True)
+
+    @redis_errors()
+    def _mend(self, upload: Upload) -> bool:
+        """Say in a record from before a crash of Redis that all bytes are here."""
+        token = self._redis.hget(schema.upload_key(upload.id), "token")
+        keys = (*schema.pair(upload.id), schema.EXPIRING, schema.OUTBOX)
+        args = (upload.id, token or 0, upload.offset, 1, upload.expires_at, time.time(), 0)
+        return bool(call(self._redis, schema.COMMIT, keys, args) == 1)
+
+
+def _check(answer: int) -> None:
+    if answer < 0:
+        raise Cancelled("the upload was removed while its video was analysed")
+    if answer == 0:
+        raise Superseded("a newer attempt runs this job, or it has ended")

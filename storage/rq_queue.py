@@ -1,0 +1,164 @@
+"""RQ's side of a job; the only place of the stores where RQ's own keys are touched."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from redis.exceptions import ResponseError
+from rq import Queue, Retry, Worker
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, FinishedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.worker_registration import get_keys
+
+from storage.redis_sync import surely_dead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redis import Redis
+
+# A run that crashed or raised is tried again by RQ; how often it may is counted in our own hash.
+_RETRIES = 3
+# Seconds that RQ remembers an ended job; what became of it stands in our own hash.
+_REMEMBERED = 3600
+# A job just taken from the queue is in no list for a moment. After so long nobody took it.
+_DOUBT = 10.0
+_OVER = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
+
+
+class RqQueue:
+    """Enqueue, look for and delete RQ's jobs; raises errors of Redis."""
+
+    def __init__(self, redis: Redis, name: str, function: str, job_timeout: int) -> None:
+        """Use a client that does not decode; `function` is named by string, never imported."""
+        self.redis = redis
+        self.name = name
+        self._function = function
+        self._job_timeout = job_timeout
+        self._doubted: dict[str, float] = {}
+
+    def _queue(self) -> Queue:
+        return Queue(self.name, connection=self.redis, serializer=JSONSerializer)
+
+    def enqueue(self, job_id: str) -> bool:
+        """Enqueue the job unless RQ has it; one that RQ holds for ended makes way."""
+        if self._enqueue(job_id):
+            return True
+        job = self._fetch(job_id)
+        if job is not None and job.get_status(refresh=False) not in _OVER:
+            return False
+        self.delete(job_id)
+        return self._enqueue(job_id)
+
+    def _enqueue(self, job_id: str) -> bool:
+        try:
+            self._queue().enqueue(
+                self._function,
+                job_id,
+                job_id=job_id,
+                unique=True,
+                job_timeout=self._job_timeout,
+                result_ttl=_REMEMBERED,
+                failure_ttl=_REMEMBERED,
+                retry=Retry(max=_RETRIES),
+            )
+        except DuplicateJobError:
+            return False
+        return True
+
+    def is_lost(self, job_id: str) -> bool:
+        """Tell whether RQ will not run a job that has not ended, and nobody runs it."""
+        job = self._fetch(job_id)
+        if job is None:
+            return True
+        status = job.get_status(refresh=False)
+        if status not in {JobStatus.QUEUED, JobStatus.STARTED, *_OVER}:
+            return False
+        runs = [execution for execution in self._executions() if execution.job_id == job_id]
+        if any(self._lives(execution) for execution in runs) or self._is_queued(job_id):
+            self._doubted.pop(job_id, None)
+            return False
+        if status is JobStatus.QUEUED and not runs:
+            return self._in_doubt_for(job_id) > _DOUBT
+        return True
+
+    def _is_queued(self, job_id: str) -> bool:
+        return self._queue().get_job_position(job_id) is not None
+
+    def _in_doubt_for(self, job_id: str) -> float:
+        now = time.monotonic()
+        return now - self._doubted.setdefault(job_id, now)
+
+    def _lives(self, execution: Execution) -> bool:
+        # It has a time to live that the worker's heartbeat prolongs.
+        if not self.redis.exists(execution.key):
+            return False
+        worker = self.redis.hget(execution.key, "worker_name")
+        return worker is None or not surely_dead(_text(worker))
+
+    def _executions(self) -> Iterator[Execution]:
+        registry = self._queue().started_job_registry
+        for job_id, execution_id in registry.get_job_and_execution_ids(cleanup=False):
+            yield Execution(execution_id, job_id, self.redis)
+
+    def running(self) -> set[str]:
+        """Return the ids of jobs that a worker has taken, dead ones' too."""
+        taken = self._queue().intermediate_queue.get_job_ids()
+        return {execution.job_id for execution in self._executions()} | set(taken)
+
+    def delete(self, job_id: str) -> None:
+        """Remove every trace of the job; idempotent."""
+        self._doubted.pop(job_id, None)
+        job = self._fetch(job_id)
+        if job is not None:
+            self._delete_executions(job)
+            job.delete()
+        queue = self._queue()
+        queue.intermediate_queue.remove(job_id)
+        # A late heartbeat may have left a hash that is no job, and that keeps its id taken.
+        self.redis.delete(Job.key_for(job_id))
+
+    def _delete_executions(self, job: Job) -> None:
+        # Job.delete() trips over executions whose hash has run out.
+        with self.redis.pipeline() as pipeline:
+            for execution in self._executions():
+                if execution.job_id == job.id:
+                    execution.delete(job=job, pipeline=pipeline)
+            pipeline.delete(job.execution_registry.key)
+            pipeline.execute()
+
+    def workers(self) -> int:
+        """Count the living workers of this queue."""
+        keys = [key for key in get_keys(self._queue()) if not surely_dead(_name(key))]
+        return int(self.redis.exists(*keys)) if keys else 0
+
+    def bury_dead_workers(self) -> None:
+        """Strike off the workers of this host that died without a word."""
+        for key in get_keys(self._queue()):
+            if surely_dead(_name(key)):
+                worker = Worker.find_by_key(key, connection=self.redis, serializer=JSONSerializer)
+                if worker is not None:
+                    worker.register_death()  # type: ignore[no-untyped-call]
+
+    def forget_ended(self) -> None:
+        """Cut RQ's lists of ended jobs to those it still remembers."""
+        for registry in (FinishedJobRegistry, FailedJobRegistry):
+            registry(queue=self._queue()).cleanup()
+
+    def _fetch(self, job_id: str) -> Job | None:
+        try:
+            return Job.fetch(job_id, connection=self.redis, serializer=JSONSerializer)
+        except (NoSuchJobError, ResponseError):
+            return None
+
+
+def _name(key: str) -> str:
+    return key.removeprefix(Worker.redis_worker_namespace_prefix)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

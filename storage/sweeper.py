@@ -1,0 +1,159 @@
+"""Remove what is due: unfinished uploads, videos, and at last records and results.
+
+The zset only says when to look. An unfinished upload is removed when its journal says so too, under
+its lock, and nobody is interrupted for it.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from storage import redis_schema as schema
+from storage.errors import JournalDamaged, UploadGone, UploadNotFound
+from storage.job import JobState
+from storage.redis_locker import process_identity
+from storage.redis_sync import LEASE, alone, call, redis_errors, release
+from storage.upload import Upload
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from storage.interfaces import DataStore
+    from storage.rq_queue import RqQueue
+
+log = structlog.get_logger()
+
+_BATCH = 200
+# Seconds. Not infinity: times must stay times for whoever formats them.
+_FOR_EVER = 100 * 365 * 86400.0
+_LOOK_AGAIN = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Say in seconds how long things stay after a job's end; -1 means for ever.
+
+    While the video stays, its record and result stay too.
+    """
+
+    keep_uploads: float = 0
+    keep_failed: float = 86_400
+    result_ttl: float = 604_800
+
+    def of(self, state: JobState, now: float) -> tuple[float, float]:
+        """Return when the video is due and when record and result are."""
+        keep = self.keep_uploads if state is JobState.COMPLETED else self.keep_failed
+        due = now + (keep if keep >= 0 else _FOR_EVER)
+        return due, max(due, now + self.result_ttl)
+
+
+class Sweeper:
+    """Remove what is due; every method blocks and raises StorageError."""
+
+    def __init__(self, redis: Redis, queue: RqQueue, data: DataStore, retention: Retention) -> None:
+        """Use a client that decodes responses."""
+        # redis-py's types cannot say that it decodes.
+        self._redis: Any = redis
+        self._rq = queue
+        self._data = data
+        self._retention = retention
+
+    def sweep(self) -> int:
+        """Remove what is due: unfinished uploads, videos, at last records and results."""
+        with alone(self._redis, "sweep") as mine:
+            return sum(self._sweep(one) for one in self._due()) if mine else 0
+
+    @redis_errors()
+    def _due(self) -> list[str]:
+        due: list[str] = self._redis.zrange(
+            schema.EXPIRING, "-inf", str(time.time()), byscore=True, offset=0, num=_BATCH
+        )
+        return due
+
+    def _sweep(self, upload_id: str) -> bool:
+        record, state = self._record(upload_id)
+        if record is None:
+            return self._sweep_tombstone(upload_id)
+        if not record.complete:
+            return self._expire(record)
+        if state in schema.ACTIVE:
+            self._look_again(upload_id, _LOOK_AGAIN)
+            return False
+        if record.expires_at <= time.time():
+            return self._forget(upload_id)
+        self._data.remove_bytes(upload_id)
+        self._look_again(upload_id, record.expires_at - time.time())
+        return True
+
+    def _sweep_tombstone(self, upload_id: str) -> bool:
+        with suppress(JournalDamaged):
+            try:
+                self._data.recover(upload_id)
+            except (UploadGone, UploadNotFound):
+                return self._forget(upload_id)
+        # Its record is rebuilt by the reconciler.
+        self._look_again(upload_id, _LOOK_AGAIN)
+        return False
+
+    def _expire(self, record: Upload) -> bool:
+        """Remove an unfinished upload under its lock, if its journal says that it is due."""
+        token = self._lock(record.id)
+        if token <= 0:
+            return False
+        try:
+            expires_at = self._journal_expiry(record)
+            if expires_at > time.time():
+                self._look_again(record.id, expires_at - time.time())
+                return False
+            self._data.remove(record.id)
+            self._terminate(record.id, token)
+        finally:
+            release(self._redis, record.id, f"{process_identity()}:{token}")
+        log.info("upload.expired", upload=record.id)
+        return True
+
+    def _journal_expiry(self, record: Upload) -> float:
+        try:
+            return self._data.recover(record.id)[0].expires_at
+        except UploadGone:
+            return 0.0
+        except (JournalDamaged, UploadNotFound):
+            return record.expires_at
+
+    @redis_errors()
+    def _terminate(self, upload_id: str, token: int) -> None:
+        now = time.time()
+        keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
+        forget_at = int(now + self._retention.result_ttl)
+        call(self._redis, schema.TERMINATE, keys, (upload_id, token, now, forget_at))
+
+    def _forget(self, upload_id: str) -> bool:
+        # Files first: dying in between, the rest is still due.
+        self._data.purge(upload_id)
+        with redis_errors():
+            self._rq.delete(upload_id)
+            keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
+            call(self._redis, schema.FORGET, keys, (upload_id,))
+        return True
+
+    @redis_errors()
+    def _record(self, upload_id: str) -> tuple[Upload | None, str | None]:
+        fields = self._redis.hgetall(schema.upload_key(upload_id))
+        state = self._redis.hget(schema.job_key(upload_id), "state")
+        return (Upload.from_hash(fields) if fields else None), state
+
+    @redis_errors()
+    def _look_again(self, upload_id: str, seconds: float) -> None:
+        self._redis.zadd(schema.EXPIRING, {upload_id: time.time() + seconds})
+
+    @redis_errors()
+    def _lock(self, upload_id: str) -> int:
+        keys = (schema.lock_key(upload_id), schema.upload_key(upload_id))
+        args = (process_identity(), int(LEASE * 1000))
+        token: int = call(self._redis, schema.ACQUIRE_IDLE, keys, args)
+        return token
