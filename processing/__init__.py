@@ -1,0 +1,1 @@
+"""Read the licence plates in videos and still images."""

@@ -1,0 +1,57 @@
+"""Cut a plate out of its frame, seen from the front."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from processing.detect import Quad
+    from processing.video import Image
+
+
+def cut(image: Image, quad: Quad, margin: tuple[float, float] = (0.0, 0.0)) -> Image:
+    """Return what lies inside four corners as an upright BGR uint8 image, one pixel per pixel.
+
+    Args:
+        image: BGR, uint8, height x width x 3.
+        quad: top left, top right, bottom right, bottom left, in the image's pixels.
+        margin: what to add on each side, as a share of the width and of the height.
+    """
+    corners = _widened(np.array(quad, np.float32), margin)
+    width = max(2, round(max(_side(corners, 0, 1), _side(corners, 3, 2))))
+    height = max(2, round(max(_side(corners, 0, 3), _side(corners, 1, 2))))
+    target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    transform = cv2.getPerspectiveTransform(corners, target)
+    plate = cv2.warpPerspective(
+        image,
+        transform,
+        (width, height),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(plate, np.uint8)
+
+
+def _widened(corners: NDArray[np.float32], margin: tuple[float, float]) -> NDArray[np.float32]:
+    top_left, top_right, bottom_right, bottom_left = corners
+    across, down = margin
+    top, bottom = (top_right - top_left) * across, (bottom_right - bottom_left) * across
+    left, right = (bottom_left - top_left) * down, (bottom_right - top_right) * down
+    return np.array(
+        [
+            top_left - top - left,
+            top_right + top - right,
+            bottom_right + bottom + right,
+            bottom_left - bottom + left,
+        ],
+        np.float32,
+    )
+
+
+def _side(corners: NDArray[np.float32], start: int, end: int) -> float:
+    return float(np.linalg.norm(corners[start] - corners[end]))

@@ -1,0 +1,238 @@
+"""Find where licence plates may stand in a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import cv2
+import numpy as np
+import onnxruntime
+from rapidocr import RapidOCR
+
+from processing.result import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from processing.video import Image
+
+Point: TypeAlias = tuple[float, float]
+Quad: TypeAlias = tuple[Point, Point, Point, Point]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Hold one place where a plate may stand.
+
+    Args:
+        quad: its corners in pixels of the frame: top left, top right, bottom right, bottom left.
+        score: the detector's own confidence, 0 to 1.
+        joined: it is two lines that may be one plate; the two are candidates as well.
+    """
+
+    quad: Quad
+    score: float
+    joined: bool = False
+
+    @property
+    def box(self) -> Box:
+        """Return the upright rectangle around the corners."""
+        xs, ys = zip(*self.quad, strict=True)
+        left, top = int(min(xs)), int(min(ys))
+        return Box(left, top, max(1, round(max(xs)) - left), max(1, round(max(ys)) - top))
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Return width and height in pixels along the sides."""
+        top_left, top_right, bottom_right, bottom_left = self.quad
+        return (
+            max(_distance(top_left, top_right), _distance(bottom_left, bottom_right)),
+            max(_distance(top_left, bottom_left), _distance(top_right, bottom_right)),
+        )
+
+
+class PlateDetector(Protocol):
+    """Find the plates of one frame."""
+
+    @property
+    def name(self) -> str:
+        """Name the detector in results."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Tell the version of each library or model used, by name."""
+
+    def detect(self, image: Image) -> list[Candidate]:
+        """Find candidates in a BGR uint8 image of height x width x 3, in its pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlateGeometry:
+    """Say which lines of text have the shape of a licence plate.
+
+    Args:
+        aspects: least and greatest width / height of the line.
+        least_height: pixels in the searched image.
+        greatest_width: share of the searched image's width.
+    """
+
+    aspects: tuple[float, float] = (1.2, 9.0)
+    least_height: float = 6.0
+    greatest_width: float = 0.9
+
+    def admits(self, candidate: Candidate, image_width: int) -> bool:
+        """Tell whether a candidate has a plate's shape."""
+        width, height = candidate.size
+        least, greatest = self.aspects
+        return (
+            height >= self.least_height
+            and least <= width / height <= greatest
+            and width <= self.greatest_width * image_width
+        )
+
+
+class TextPlateDetector:
+    """Find lines of text that have the shape of plates, by PP-OCR's text detector.
+
+    Its model comes inside rapidocr's wheel; nothing is downloaded.
+
+    Args:
+        threads: cores to use.
+        side: pixels of the longer side the frame is shrunk to; it is never enlarged.
+        geometry: the shape a line must have.
+    """
+
+    name = "rapidocr-text"
+
+    def __init__(
+        self, threads: int = 2, side: int = 960, geometry: PlateGeometry | None = None
+    ) -> None:
+        self._side = side
+        self._geometry = geometry or PlateGeometry()
+        # With 'min' small frames would be enlarged; 'max' leaves the size to us.
+        self._engine = rapidocr_engine(threads, {"Det.limit_type": "max"})
+        self.versions = {
+            "rapidocr": metadata.version("rapidocr"),
+            "onnxruntime": onnxruntime.__version__,
+        }
+
+    def detect(self, image: Image) -> list[Candidate]:
+        """Find lines of text with a plate's geometry, parts of one line joined as well."""
+        small, scale = shrink(image, self._side)
+        found = self._engine(small, use_det=True, use_cls=False, use_rec=False)
+        if found.boxes is None:
+            return []
+        lines = [
+            Candidate(_quad(corners), float(score))
+            for corners, score in zip(found.boxes, found.scores, strict=True)
+        ]
+        width = small.shape[1]
+        return [
+            _scaled(line, 1 / scale)
+            for line in (*lines, *_joined(lines))
+            if self._geometry.admits(line, width)
+        ]
+
+
+class AlprDetector:
+    """Find plates by a YOLOv9 model of the open-image-models family.
+
+    Args:
+        model: ONNX file of the model.
+        threads: cores to use.
+        least_score: candidates below are dropped, 0 to 1.
+    """
+
+    name = "open-image-models"
+
+    def __init__(self, model: Path, threads: int = 2, least_score: float = 0.4) -> None:
+        library = import_module("open_image_models.detection.core.yolo_v9")
+        self._model = library.YoloV9Detector(
+            model,
+            class_labels=["License Plate"],
+            conf_thresh=least_score,
+            providers=["CPUExecutionProvider"],
+            sess_options=session_options(threads),
+        )
+        self.versions = {
+            "open-image-models": metadata.version("open-image-models"),
+            "onnxruntime": onnxruntime.__version__,
+            "detector_model": model.stem,
+        }
+
+    def detect(self, image: Image) -> list[Candidate]:
+        """Find plates; their corners are those of upright boxes."""
+        return [
+            Candidate(_upright(found.bounding_box), float(found.confidence))
+            for found in self._model.predict(image)
+        ]
+
+
+def rapidocr_engine(threads: int, more: Mapping[str, Any]) -> Any:
+    """Return a RapidOCR on `threads` cores that keeps silent and loads its models when used."""
+    return RapidOCR(
+        params={
+            "Global.log_level": "critical",
+            "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            **more,
+        }
+    )
+
+
+def session_options(threads: int) -> Any:
+    """Return onnxruntime's options for `threads` cores and no chatter."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return options
+
+
+def shrink(image: Image, side: int) -> tuple[Image, float]:
+    """Return the image with its longer side at most `side` pixels, and the scale applied."""
+    scale = min(1.0, side / max(image.shape[:2]))
+    if scale == 1.0:
+        return image, scale
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8), scale
+
+
+def _joined(lines: Sequence[Candidate]) -> Iterator[Candidate]:
+    # A plate with a wide gap is found as two lines.
+    ordered = sorted(lines, key=lambda line: line.quad[0][0])
+    for index, left in enumerate(ordered):
+        for right in ordered[index + 1 :]:
+            if _adjoin(left, right):
+                corners = (left.quad[0], right.quad[1], right.quad[2], left.quad[3])
+                yield Candidate(corners, min(left.score, right.score), joined=True)
+
+
+def _adjoin(left: Candidate, right: Candidate) -> bool:
+    height, other = left.size[1], right.size[1]
+    gap = _distance(left.quad[1], right.quad[0])
+    level = abs(left.quad[1][1] - right.quad[0][1]) < 0.35 * height
+    alike = 0.7 < height / max(other, 1e-6) < 1.4  # noqa: PLR2004
+    return alike and level and gap < 1.2 * height and right.quad[0][0] > left.quad[0][0]
+
+
+def _quad(corners: Any) -> Quad:
+    first, second, third, fourth = ((float(x), float(y)) for x, y in corners)
+    return first, second, third, fourth
+
+
+def _upright(box: Any) -> Quad:
+    left, top, right, bottom = (float(side) for side in (box.x1, box.y1, box.x2, box.y2))
+    return (left, top), (right, top), (right, bottom), (left, bottom)
+
+
+def _scaled(candidate: Candidate, factor: float) -> Candidate:
+    first, second, third, fourth = ((x * factor, y * factor) for x, y in candidate.quad)
+    return replace(candidate, quad=(first, second, third, fourth))
+
+
+def _distance(one: Point, other: Point) -> float:
+    return float(np.hypot(one[0] - other[0], one[1] - other[1]))

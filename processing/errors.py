@@ -1,0 +1,45 @@
+"""What can go wrong in an analysis.
+
+ProcessingError
+    EmptyVideo          the source holds no bytes
+    NotAVideo           no picture can be decoded from the source
+    ReaderUnavailable   a plate reader lacks its package or its model files
+"""
+
+from __future__ import annotations
+
+
+class ProcessingError(Exception):
+    """Tell in one sentence why an analysis is impossible."""
+
+
+class EmptyVideo(ProcessingError):
+    """Tell that the source holds no bytes."""
+
+    def __init__(self) -> None:
+        super().__init__("Uploaded file is empty")
+
+
+class NotAVideo(ProcessingError):
+    """Tell that no picture can be decoded from the source."""
+
+    def __init__(self) -> None:
+        super().__init__("File must be a video (mp4, avi, mov, mkv, webm, flv)")
+
+
+class ReaderUnavailable(ProcessingError):
+    """Tell what a reader needs, what was found instead and what to do.
+
+    Args:
+        reader: the reader's name as in `PLATE_READER`.
+        expected: what the reader needs, and where.
+        came: what was found instead.
+        remedy: what the operator can do, as an imperative.
+    """
+
+    def __init__(self, reader: str, expected: str, came: str, remedy: str) -> None:
+        self.reader = reader
+        self.expected = expected
+        self.came = came
+        self.remedy = remedy
+        super().__init__(f"Plate reader {reader!r} needs {expected}, but {came}. {remedy}.")

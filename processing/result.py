@@ -1,0 +1,237 @@
+"""The values an analysis is made of, and their JSON; pure, so that anybody may import it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Hold an upright rectangle in pixels of the full frame, origin at the top left."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return self.x + self.width / 2, self.y + self.height / 2
+
+    @property
+    def area(self) -> int:
+        return self.width * self.height
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the box as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Box:
+        """Build the box that `to_json` described."""
+        return cls(**{name: int(document[name]) for name in ("x", "y", "width", "height")})
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """Hold what the container says of its video stream.
+
+    Args:
+        width: pixels, after rotation.
+        height: pixels, after rotation.
+        fps: frames per second, 0.0 where the container does not say.
+        frames: the container's own count, 0 where it does not say; it may be wrong.
+    """
+
+    width: int
+    height: int
+    fps: float
+    frames: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the video's description as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> VideoInfo:
+        """Build the description that `to_json` wrote."""
+        return cls(
+            width=int(document["width"]),
+            height=int(document["height"]),
+            fps=float(document["fps"]),
+            frames=int(document["frames"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Hold one text read once in one frame.
+
+    Args:
+        frame: index of the frame in the stream, from 0.
+        time: seconds from the start of the stream.
+        box: where the text stands.
+        text: A to Z and 0 to 9 only.
+        confidence: the reader's own, 0 to 1.
+        characters: the reader's confidence of each character of `text`, 0 to 1.
+    """
+
+    frame: int
+    time: float
+    box: Box
+    text: str
+    confidence: float
+    characters: tuple[float, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reading as a JSON object."""
+        return {
+            "frame": self.frame,
+            "time": self.time,
+            "box": self.box.to_json(),
+            "text": self.text,
+            "confidence": self.confidence,
+            "characters": list(self.characters),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Reading:
+        """Build the reading that `to_json` described."""
+        return cls(
+            frame=int(document["frame"]),
+            time=float(document["time"]),
+            box=Box.from_json(document["box"]),
+            text=str(document["text"]),
+            confidence=float(document["confidence"]),
+            characters=tuple(float(value) for value in document.get("characters", ())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plate:
+    """Hold one licence plate, however often the video shows it.
+
+    Args:
+        text: A to Z and 0 to 9 only.
+        confidence: 0 to 1, from the readers' confidences and from how well they agree.
+        first_seen: seconds from the start of the stream.
+        last_seen: seconds from the start of the stream.
+        detections: how many frames it was read in.
+        box: where it stands in its best shot, or None where that is unknown.
+    """
+
+    text: str
+    confidence: float
+    first_seen: float
+    last_seen: float
+    detections: int
+    box: Box | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plate as a JSON object."""
+        return {
+            "text": self.text,
+            "confidence": round(self.confidence, 4),
+            "first_seen": round(self.first_seen, 3),
+            "last_seen": round(self.last_seen, 3),
+            "detections": self.detections,
+            "box": None if self.box is None else self.box.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Plate:
+        """Build the plate that `to_json` described."""
+        box = document.get("box")
+        return cls(
+            text=str(document["text"]),
+            confidence=float(document["confidence"]),
+            first_seen=float(document["first_seen"]),
+            last_seen=float(document["last_seen"]),
+            detections=int(document["detections"]),
+            box=None if box is None else Box.from_json(box),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Hold what one video showed, and how that was found.
+
+    Args:
+        plates: by first appearance; of those that appear together, the surest first.
+        frames: how many frames the stream really had.
+        frames_analysed: how many of them were searched for plates.
+        detections: readings of plates in all frames together.
+        duration: seconds from the start of the stream to the end of its last frame.
+        video: what the container said.
+        reader: name of the plate reader that ran.
+        detector: name of the plate detector that ran.
+        reader_reason: one sentence on why these ran.
+        engines: version of each library or model by its name.
+        timings: seconds of wall clock by stage.
+        warnings: sentences on what may be incomplete.
+        version: of this document's schema.
+    """
+
+    plates: tuple[Plate, ...]
+    frames: int
+    frames_analysed: int
+    detections: int
+    duration: float
+    video: VideoInfo
+    reader: str
+    detector: str
+    reader_reason: str = ""
+    engines: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the analysis as a JSON object."""
+        return {
+            "version": self.version,
+            "plates": [plate.to_json() for plate in self.plates],
+            "frames": self.frames,
+            "frames_analysed": self.frames_analysed,
+            "detections": self.detections,
+            "duration": round(self.duration, 3),
+            "video": self.video.to_json(),
+            "reader": self.reader,
+            "detector": self.detector,
+            "reader_reason": self.reader_reason,
+            "engines": dict(self.engines),
+            "timings": {stage: round(value, 3) for stage, value in self.timings.items()},
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Analysis:
+        """Build the analysis that `to_json` described.
+
+        Raises:
+            ValueError: the document is of a schema this code does not know.
+            KeyError: a field is missing.
+        """
+        version = int(document["version"])
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"Expected an analysis of schema {SCHEMA_VERSION}, got {version}")
+        return cls(
+            plates=tuple(Plate.from_json(plate) for plate in document["plates"]),
+            frames=int(document["frames"]),
+            frames_analysed=int(document["frames_analysed"]),
+            detections=int(document["detections"]),
+            duration=float(document["duration"]),
+            video=VideoInfo.from_json(document["video"]),
+            reader=str(document["reader"]),
+            detector=str(document["detector"]),
+            reader_reason=str(document["reader_reason"]),
+            engines={str(name): str(value) for name, value in document["engines"].items()},
+            timings={str(name): float(value) for name, value in document["timings"].items()},
+            warnings=tuple(str(warning) for warning in document["warnings"]),
+        )

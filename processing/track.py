@@ -1,0 +1,222 @@
+"""Join readings over frames to tracks, and tracks to plates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import hypot
+from typing import TYPE_CHECKING
+
+from rapidfuzz import fuzz
+from rapidfuzz.distance import Levenshtein
+
+from processing.result import Plate
+from processing.text import plausibility
+from processing.vote import Verdict, vote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from processing.result import Reading
+
+CONFUSABLE = str.maketrans("OQDIBSZG", "00018526")
+# How much of a confidence stands when a plate was read in so few frames of a video.
+SUPPORT = {1: 0.45, 2: 0.75, 3: 0.95}
+SOLID_READINGS = 3
+SOLID_CONFIDENCE = 0.8
+
+
+class Track:
+    """Collect the readings of one plate while it stays in view."""
+
+    def __init__(self, first: Reading) -> None:
+        self.readings = [first]
+
+    @property
+    def last(self) -> Reading:
+        return self.readings[-1]
+
+    def affinity(self, reading: Reading) -> float:
+        """Tell how well a reading continues the track: 0 for not at all, up to 2."""
+        alike = max(_alike(reading.text, past.text) for past in self.readings[-5:])
+        near = self._nearness(reading)
+        # The same text may have moved far; another text must lie where the plate is expected.
+        fits = alike > 0.75 or (alike > 0.4 and near > 0.5)  # noqa: PLR2004
+        return alike + near if fits else 0.0
+
+    def _nearness(self, reading: Reading) -> float:
+        # Distance between centres over the width of the plate: boxes this small rarely overlap.
+        x, y = self._expected(reading.time)
+        centre = reading.box.centre
+        distance = hypot(centre[0] - x, centre[1] - y)
+        return max(0.0, 1 - distance / (2 * max(reading.box.width, self.last.box.width, 1)))
+
+    def _expected(self, time: float) -> tuple[float, float]:
+        x, y = self.last.box.centre
+        if len(self.readings) == 1:
+            return x, y
+        before = self.readings[-2]
+        passed = self.last.time - before.time
+        factor = (time - self.last.time) / passed if passed > 0 else 0.0
+        past_x, past_y = before.box.centre
+        return x + (x - past_x) * factor, y + (y - past_y) * factor
+
+
+class Tracker:
+    """Join readings frame by frame.
+
+    Args:
+        patience: seconds a plate may be out of sight within one track.
+    """
+
+    def __init__(self, patience: float = 1.0) -> None:
+        self._patience = patience
+        self._open: list[Track] = []
+        self.tracks: list[Track] = []
+
+    def add(self, readings: Sequence[Reading]) -> None:
+        """Join all readings of one frame; frames come in the order of their times."""
+        if not readings:
+            return
+        now = readings[0].time
+        self._open = [track for track in self._open if now - track.last.time <= self._patience]
+        pairs = sorted(
+            (
+                (track.affinity(reading), -number, -place)
+                for number, track in enumerate(self._open)
+                for place, reading in enumerate(readings)
+            ),
+            reverse=True,
+        )
+        self._assign(readings, [(-number, -place) for score, number, place in pairs if score])
+
+    def _assign(self, readings: Sequence[Reading], pairs: Iterable[tuple[int, int]]) -> None:
+        taken: set[int] = set()
+        joined: set[int] = set()
+        for number, place in pairs:
+            if number not in taken and place not in joined:
+                taken.add(number)
+                joined.add(place)
+                self._open[number].readings.append(readings[place])
+        for place, reading in enumerate(readings):
+            if place not in joined:
+                track = Track(reading)
+                self._open.append(track)
+                self.tracks.append(track)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    readings: tuple[Reading, ...]
+    verdict: Verdict
+
+    @classmethod
+    def of(cls, readings: Iterable[Reading]) -> _Sighting:
+        ordered = tuple(sorted(readings, key=lambda reading: reading.frame))
+        return cls(ordered, vote(ordered))
+
+    @property
+    def text(self) -> str:
+        return self.verdict.text
+
+    @property
+    def weight(self) -> float:
+        return len(self.readings) * self.verdict.confidence
+
+    @property
+    def solid(self) -> bool:
+        return len(self.readings) >= SOLID_READINGS and self.verdict.confidence >= SOLID_CONFIDENCE
+
+
+def plates(tracks: Iterable[Track], *, single_frame: bool = False) -> list[Plate]:
+    """Vote on each track, join those of one plate, and return the plates by first appearance.
+
+    Args:
+        tracks: what a `Tracker` collected.
+        single_frame: there was but one frame, so that no plate could be read twice.
+    """
+    joined: list[_Sighting] = []
+    # The strongest first, so that partial readings find the whole to join.
+    sightings = [_Sighting.of(track.readings) for track in tracks]
+    for sighting in sorted(sightings, key=lambda one: (-one.weight, one.text)):
+        for place, other in enumerate(joined):
+            if _same_plate(other, sighting):
+                joined[place] = _Sighting.of(other.readings + sighting.readings)
+                break
+        else:
+            joined.append(sighting)
+    found = [_plate(sighting, single_frame=single_frame) for sighting in joined]
+    return sorted(found, key=lambda plate: (plate.first_seen, -plate.confidence, plate.text))
+
+
+def without_overlays(tracks: Sequence[Track], duration: float, height: int) -> list[Track]:
+    """Drop texts burnt into the picture: at its upper or lower edge, still while others move.
+
+    Args:
+        tracks: what a `Tracker` collected.
+        duration: seconds that were analysed.
+        height: of the frames, in pixels.
+    """
+    if not any(_travel(track) > track.last.box.width for track in tracks):
+        return list(tracks)
+    return [track for track in tracks if not _is_overlay(track, duration, height)]
+
+
+def _is_overlay(track: Track, duration: float, height: int) -> bool:
+    first, last = track.readings[0], track.last
+    _, y = last.box.centre
+    at_edge = min(y, height - y) < 0.1 * height
+    always = last.time - first.time > max(3.0, 0.7 * duration)
+    return at_edge and always and _travel(track) < 0.2 * last.box.width
+
+
+def _travel(track: Track) -> float:
+    xs, ys = zip(*(reading.box.centre for reading in track.readings), strict=True)
+    return float(max(max(xs) - min(xs), max(ys) - min(ys)))
+
+
+def _same_plate(strong: _Sighting, weak: _Sighting) -> bool:
+    if strong.text.translate(CONFUSABLE) == weak.text.translate(CONFUSABLE):
+        return True
+    if weak.text in strong.text:
+        return True
+    if weak.solid or _apart_at_once(strong, weak):
+        return False
+    distance = Levenshtein.distance(strong.text, weak.text)
+    close = _gap(strong, weak) < 1.5  # noqa: PLR2004 - seconds: hardly another vehicle
+    allowed = len(strong.text) // 2 - 1 if close else 1
+    return distance <= min(3, allowed)
+
+
+def _apart_at_once(one: _Sighting, other: _Sighting) -> bool:
+    places = {reading.frame: reading.box for reading in one.readings}
+    return any(reading.frame in places for reading in other.readings)
+
+
+def _gap(one: _Sighting, other: _Sighting) -> float:
+    return max(
+        one.readings[0].time - other.readings[-1].time,
+        other.readings[0].time - one.readings[-1].time,
+    )
+
+
+def _plate(sighting: _Sighting, *, single_frame: bool) -> Plate:
+    text = sighting.text
+    frames = {reading.frame for reading in sighting.readings}
+    support = 1.0 if single_frame else SUPPORT.get(len(frames), 1.0)
+    return Plate(
+        text=text,
+        confidence=sighting.verdict.confidence * support * plausibility(text),
+        first_seen=sighting.readings[0].time,
+        last_seen=sighting.readings[-1].time,
+        detections=len(frames),
+        box=max(_agreeing(sighting), key=lambda one: one.confidence * one.box.area).box,
+    )
+
+
+def _agreeing(sighting: _Sighting) -> Iterator[Reading]:
+    exact = [reading for reading in sighting.readings if reading.text == sighting.text]
+    yield from exact or sighting.readings
+
+
+def _alike(one: str, other: str) -> float:
+    return fuzz.ratio(one, other) / 100

@@ -1,0 +1,293 @@
+"""Decode videos and still images from paths or seekable readers."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import cv2
+import numpy as np
+
+from processing.errors import EmptyVideo, NotAVideo
+from processing.result import VideoInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+Source: TypeAlias = "str | Path | BinaryIO"
+Image: TypeAlias = "NDArray[np.uint8]"
+
+HEAD_BYTES = 4096
+HIGHEST_FPS = 1000.0
+STILL_SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"BM",
+    b"II*\x00",
+    b"MM\x00*",
+    b"\x00\x00\x00\x0cjP  ",
+)
+# FFmpeg follows the addresses that a playlist names: an upload must not make it do so.
+PLAYLIST_SIGNATURES = (b"#EXTM3U", b"ffconcat")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Hold one decoded frame.
+
+    Args:
+        index: place in the stream, from 0, skipped frames counted.
+        time: presentation time in seconds from the start of the stream.
+        image: BGR, uint8, height x width x 3, rotated upright.
+    """
+
+    index: int
+    time: float
+    image: Image
+
+
+class Video:
+    """Read one opened video from its start, once; `open_video` makes it.
+
+    Attributes:
+        info: what the container says.
+        grabbed: frames passed so far, skipped ones included.
+        undecodable: frames that were due but gave no picture.
+        position: presentation time in seconds of the last frame passed.
+    """
+
+    def __init__(self, capture: _Capture, info: VideoInfo) -> None:
+        self.info = info
+        self.grabbed = 0
+        self.undecodable = 0
+        self.position = 0.0
+        self._capture = capture
+
+    @property
+    def duration(self) -> float:
+        """Return the seconds from the stream's start to the end of the last frame passed."""
+        step = 1 / self.info.fps if self.info.fps else 0.0
+        return self.position + step if self.grabbed else 0.0
+
+    def frames(self, every: int = 1) -> Iterator[Frame]:
+        """Yield each `every`-th frame; those between are decoded but not converted.
+
+        Raises:
+            NotAVideo: the stream holds not one frame.
+            ValueError: `every` is below 1.
+        """
+        if every < 1:
+            raise ValueError(f"Expected every >= 1, got {every}")
+        while self._capture.grab():
+            index = self.grabbed
+            self.position = self._time(index)
+            self.grabbed += 1
+            if index % every:
+                continue
+            image = self._capture.picture()
+            if image is None:
+                self.undecodable += 1
+                continue
+            yield Frame(index, self.position, image)
+        if not self.grabbed:
+            raise NotAVideo
+
+    def _time(self, index: int) -> float:
+        # Only right after grab() is this the presentation time less the stream's start.
+        told = self._capture.milliseconds() / 1000
+        if math.isfinite(told) and told >= self.position:
+            return told
+        return self.position + (1 / self.info.fps if self.info.fps and index else 0.0)
+
+
+def probe(source: Source) -> VideoInfo:
+    """Tell what the container says of its video.
+
+    Raises:
+        EmptyVideo: the source holds no bytes.
+        NotAVideo: the source is no video or image that can be opened.
+        OSError: the source cannot be read.
+    """
+    with open_video(source) as video:
+        return video.info
+
+
+def frames(source: Source, every: int = 1) -> Iterator[Frame]:
+    """Yield each `every`-th frame of a video, or the one frame of a still image.
+
+    Raises:
+        EmptyVideo: the source holds no bytes.
+        NotAVideo: nothing can be decoded.
+        OSError: the source cannot be read.
+        ValueError: `every` is below 1.
+    """
+    with open_video(source) as video:
+        yield from video.frames(every)
+
+
+@contextmanager
+def open_video(source: Source) -> Iterator[Video]:
+    """Open a path or a seekable binary reader, and release the decoder in the end.
+
+    A reader is left open, at an arbitrary position.
+
+    Raises:
+        EmptyVideo: the source holds no bytes.
+        NotAVideo: the source is no video or image that can be opened.
+        OSError: the source cannot be read.
+    """
+    head = _head(source)
+    if not head:
+        raise EmptyVideo
+    if _is_text(head):
+        raise NotAVideo
+    capture = _still(source) if _is_still(head) else _stream(source)
+    with closing(capture):
+        yield Video(capture, capture.info())
+
+
+class _Stream:
+    """Wrap OpenCV's capture."""
+
+    def __init__(self, capture: cv2.VideoCapture, reader: _Borrowed | None) -> None:
+        self._capture = capture
+        # OpenCV calls it until release().
+        self._reader = reader
+
+    def info(self) -> VideoInfo:
+        fps = self._number(cv2.CAP_PROP_FPS)
+        return VideoInfo(
+            width=int(self._number(cv2.CAP_PROP_FRAME_WIDTH)),
+            height=int(self._number(cv2.CAP_PROP_FRAME_HEIGHT)),
+            fps=fps if fps <= HIGHEST_FPS else 0.0,
+            frames=int(self._number(cv2.CAP_PROP_FRAME_COUNT)),
+        )
+
+    def grab(self) -> bool:
+        return self._capture.grab()
+
+    def picture(self) -> Image | None:
+        decoded, image = self._capture.retrieve()
+        return np.asarray(image, np.uint8) if decoded and image is not None else None
+
+    def milliseconds(self) -> float:
+        return self._capture.get(cv2.CAP_PROP_POS_MSEC)
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def _number(self, prop: int) -> float:
+        # Containers without a count give huge negative numbers, some streams NaN.
+        value = self._capture.get(prop)
+        return value if math.isfinite(value) and value > 0 else 0.0
+
+
+class _Still:
+    """Present one image as a stream of one frame."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._passed = False
+
+    def info(self) -> VideoInfo:
+        height, width = self._image.shape[:2]
+        return VideoInfo(width=width, height=height, fps=0.0, frames=1)
+
+    def grab(self) -> bool:
+        first, self._passed = not self._passed, True
+        return first
+
+    def picture(self) -> Image | None:
+        return self._image
+
+    def milliseconds(self) -> float:
+        return 0.0
+
+    def close(self) -> None:
+        pass
+
+
+_Capture: TypeAlias = "_Stream | _Still"
+
+
+class _Borrowed(io.BufferedIOBase):
+    """Lend a reader to OpenCV, which wants this very base class and must not close it."""
+
+    def __init__(self, reader: BinaryIO) -> None:
+        self._reader = reader
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._reader.read(-1 if size is None else size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._reader.seek(offset, whence)
+
+
+def _head(source: Source) -> bytes:
+    if isinstance(source, (str, Path)):
+        with Path(source).open("rb") as file:
+            return file.read(HEAD_BYTES)
+    source.seek(0)
+    return source.read(HEAD_BYTES)
+
+
+def _is_text(head: bytes) -> bool:
+    if head.startswith(PLAYLIST_SIGNATURES):
+        return True
+    return not head.translate(None, bytes(range(32, 256)) + b"\t\n\r\f\x1b")
+
+
+def _is_still(head: bytes) -> bool:
+    return (
+        head.startswith(STILL_SIGNATURES)
+        or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+        or head[4:12] == b"ftypavif"
+    )
+
+
+def _still(source: Source) -> _Still:
+    if isinstance(source, (str, Path)):
+        data = Path(source).read_bytes()
+    else:
+        source.seek(0)
+        data = source.read()
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise NotAVideo from error
+    if image is None:
+        raise NotAVideo
+    return _Still(np.asarray(image, np.uint8))
+
+
+def _stream(source: Source) -> _Stream:
+    _quieten()
+    reader = None if isinstance(source, (str, Path)) else _Borrowed(source)
+    capture = _path_capture(source) if reader is None else _reader_capture(reader)
+    if not capture.isOpened():
+        capture.release()
+        raise NotAVideo
+    return _Stream(capture, reader)
+
+
+def _path_capture(source: Any) -> cv2.VideoCapture:
+    return cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
+
+
+def _reader_capture(reader: Any) -> cv2.VideoCapture:
+    reader.seek(0)
+    return cv2.VideoCapture(reader, cv2.CAP_FFMPEG, [])
+
+
+def _quieten() -> None:
+    # Broken uploads are everyday business: what FFmpeg says of them is told by exceptions and
+    # warnings. FFmpeg's own level can be set only so, before OpenCV first opens a file.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from processing.crop import cut
+from tests.processing.doubles import quad
+
+
+def test_a_slanted_plate_is_seen_from_the_front() -> None:
+    image = np.zeros((200, 300, 3), np.uint8)
+    corners = ((60.0, 60.0), (220.0, 90.0), (210.0, 130.0), (50.0, 100.0))
+    cv2.fillConvexPoly(image, np.array(corners, np.int32), (255, 255, 255))
+    plate = cut(image, corners)
+    assert plate.shape[1] > 3 * plate.shape[0]
+    assert float(plate[3:-3, 3:-3].mean()) > 250
+
+
+def test_margin_widens_each_side_by_a_share() -> None:
+    image = np.zeros((200, 300, 3), np.uint8)
+    assert cut(image, quad(50, 50, 100, 50)).shape == (50, 100, 3)
+    assert cut(image, quad(50, 50, 100, 50), (0.1, 0.2)).shape == (70, 120, 3)
+
+
+def test_a_plate_at_the_border_is_cut_all_the_same() -> None:
+    image = np.full((40, 60, 3), 7, np.uint8)
+    plate = cut(image, quad(-10, -5, 40, 20), (0.1, 0.1))
+    assert plate.shape == (24, 48, 3)
+    assert set(plate.ravel().tolist()) == {7}

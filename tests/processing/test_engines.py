@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from processing import engines
+from processing.engines import choose, find_alpr
+from processing.errors import ReaderUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.processing.doubles import SharedFolder
+
+DETECTOR = "yolo-v9-t-640-license-plates-end2end.onnx"
+READER = "cct_s_v2_global.onnx"
+CONFIG = "cct_s_v2_global_plate_config.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Found by name only: whether the extra is installed must not matter here.
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+
+
+def laid(folder: Path, *names: str) -> Path:
+    """Return the folder with empty files in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_files_are_found_in_the_model_folder(tmp_path: Path) -> None:
+    folder = laid(tmp_path / "models", DETECTOR, READER, CONFIG)
+    files = find_alpr(folder, home=tmp_path)
+    assert (files.detector.name, files.reader.name, files.config.name) == (DETECTOR, READER, CONFIG)
+
+
+def test_files_are_found_in_the_libraries_caches(tmp_path: Path) -> None:
+    laid(tmp_path / ".cache/open-image-models/yolo-v9-t-640-license-plate-end2end", DETECTOR)
+    laid(tmp_path / ".cache/fast-plate-ocr/cct-s-v2-global-model", READER, CONFIG)
+    files = find_alpr(None, home=tmp_path)
+    assert (files.detector.name, files.reader.name) == (DETECTOR, READER)
+
+
+def test_the_newer_generation_of_readers_is_preferred(tmp_path: Path) -> None:
+    older = ("cct_xs_v1_global.onnx", "cct_xs_v1_global_plate_config.yaml")
+    folder = laid(tmp_path / "models", DETECTOR, *older, READER, CONFIG)
+    assert find_alpr(folder, home=tmp_path).reader.name == READER
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        ((), "no yolo-v9-.* and no cct_"),
+        ((READER, CONFIG), "but no yolo-v9-"),
+        ((DETECTOR,), "but no cct_"),
+        ((DETECTOR, READER), "but no cct_.* with its"),
+    ],
+    ids=["nothing", "no detector", "no reader", "no config"],
+)
+def test_alpr_by_name_without_its_files_says_which_and_where(
+    there: tuple[str, ...], missing: str, tmp_path: Path
+) -> None:
+    folder = laid(tmp_path / "models", *there)
+    with pytest.raises(ReaderUnavailable, match=missing) as caught:
+        choose("alpr", alpr_model_dir=folder, home=tmp_path)
+    assert str(folder) in str(caught.value)
+
+
+def test_alpr_by_name_without_its_libraries_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
+    with pytest.raises(ReaderUnavailable, match=r"pip install 'tusd-py\[alpr\]'"):
+        choose("alpr", alpr_model_dir=tmp_path, home=tmp_path)
+
+
+def test_auto_without_alpr_takes_rapidocr_and_says_why(tmp_path: Path) -> None:
+    engine = choose("auto", home=tmp_path, threads=1)
+    assert (engine.name, engine.reader.name) == ("rapidocr", "rapidocr")
+    assert "auto chose rapidocr" in engine.reason
+    assert "no yolo-v9-" in engine.reason
+
+
+def test_rapidocr_by_name_is_taken_where_alpr_lies_too(tmp_path: Path) -> None:
+    folder = laid(tmp_path / "models", DETECTOR, READER, CONFIG)
+    engine = choose("rapidocr", alpr_model_dir=folder, home=tmp_path, threads=1)
+    assert (engine.name, engine.reason) == ("rapidocr", "rapidocr was chosen by name")
+
+
+def test_auto_takes_alpr_where_its_files_lie(shared: SharedFolder, tmp_path: Path) -> None:
+    pytest.importorskip("open_image_models")
+    pytest.importorskip("fast_plate_ocr")
+    engine = choose("auto", alpr_model_dir=shared("models"), home=tmp_path, threads=1)
+    assert (engine.name, engine.reader.name) == ("alpr", "alpr")
+    assert "auto chose alpr" in engine.reason

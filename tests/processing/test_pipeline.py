@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import cv2
+import pytest
+
+from processing.detect import Candidate
+from processing.engines import choose
+from processing.errors import EmptyVideo, NotAVideo
+from processing.pipeline import Progress, analyse, best_readings
+from processing.read import Text
+from processing.video import Frame
+from tests.processing.doubles import FixedDetector, FixedReader, quad
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from processing.engines import Engine
+    from processing.result import Analysis
+    from processing.video import Source
+    from tests.processing.doubles import SharedFolder
+    from tests.scene import Shown
+
+
+def ignore(_: Progress) -> None:
+    """Take no interest in progress."""
+
+
+@pytest.fixture(scope="module")
+def rapidocr() -> Engine:
+    """Return the default engine."""
+    return choose("rapidocr", threads=2)
+
+
+@pytest.fixture(scope="module")
+def alpr(shared: SharedFolder) -> Engine:
+    """Return the alpr engine where its files lie."""
+    pytest.importorskip("open_image_models")
+    pytest.importorskip("fast_plate_ocr")
+    return choose("alpr", alpr_model_dir=shared("models"), threads=2)
+
+
+def run(engine: Engine, source: Source) -> Analysis:
+    return analyse(source, engine.detector, engine.reader, ignore, reason=engine.reason)
+
+
+def texts(analysis: Analysis) -> list[str]:
+    return [plate.text for plate in analysis.plates]
+
+
+def test_default_engine_reads_a_drawn_scene_exactly(
+    rapidocr: Engine, small_clip: Path, small_truth: list[Shown]
+) -> None:
+    analysis = run(rapidocr, small_clip)
+    assert texts(analysis) == [shown.text for shown in small_truth]
+    for plate, shown in zip(analysis.plates, small_truth, strict=True):
+        assert shown.first_seen - 0.25 <= plate.first_seen < plate.last_seen
+        assert plate.last_seen <= shown.last_seen + 0.25
+        assert plate.confidence > 0.8
+    assert (analysis.reader, analysis.detector) == ("rapidocr", "rapidocr-text")
+    assert analysis.reader_reason == "rapidocr was chosen by name"
+    assert {"rapidocr", "onnxruntime"} <= set(analysis.engines)
+    assert {"decode", "detect", "read", "total"} <= set(analysis.timings)
+
+
+def test_alpr_reads_a_drawn_scene_exactly(
+    alpr: Engine, small_clip: Path, small_truth: list[Shown]
+) -> None:
+    assert texts(run(alpr, small_clip)) == [shown.text for shown in small_truth]
+
+
+def test_default_engine_reads_the_shipped_clip_exactly(rapidocr: Engine, demo_clip: Path) -> None:
+    truth = json.loads(demo_clip.with_suffix(".json").read_text(encoding="utf-8"))
+    analysis = run(rapidocr, demo_clip)
+    assert sorted(texts(analysis)) == sorted(plate["text"] for plate in truth["plates"])
+
+
+def test_alpr_reads_the_shipped_clip_exactly(alpr: Engine, demo_clip: Path) -> None:
+    truth = json.loads(demo_clip.with_suffix(".json").read_text(encoding="utf-8"))
+    assert sorted(texts(run(alpr, demo_clip))) == sorted(plate["text"] for plate in truth["plates"])
+
+
+def test_alpr_reads_the_real_toll_booth_and_no_clock(alpr: Engine, shared: SharedFolder) -> None:
+    analysis = run(alpr, shared("videos/parkpow_cars.mp4"))
+    assert texts(analysis)[:2] == ["34A36837", "34A23126"]
+    assert set(texts(analysis)) <= {"34A36837", "34A23126", "89C20339"}
+
+
+def test_alpr_is_sure_of_nothing_where_plates_cannot_be_read(
+    alpr: Engine, shared: SharedFolder
+) -> None:
+    analysis = run(alpr, shared("videos/intel_car-detection.mp4"))
+    assert [plate for plate in analysis.plates if plate.confidence >= 0.5] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("br/AYO9034.jpg", "AYO9034"), ("us/us6.jpg", "HLOKTY1"), ("eu/eu3.jpg", "FWE50")],
+)
+def test_alpr_reads_real_stills(alpr: Engine, shared: SharedFolder, name: str, text: str) -> None:
+    analysis = run(alpr, shared(f"plates/{name}"))
+    assert texts(analysis)[0] == text
+    assert (analysis.frames, analysis.frames_analysed, analysis.duration) == (1, 1, 0.0)
+
+
+def test_default_engine_reads_a_still_from_a_reader(rapidocr: Engine, demo_clip: Path) -> None:
+    capture = cv2.VideoCapture(str(demo_clip))
+    capture.set(cv2.CAP_PROP_POS_MSEC, 2500)
+    image = capture.read()[1]
+    analysis = run(rapidocr, BytesIO(bytes(cv2.imencode(".png", image)[1])))
+    truth = json.loads(demo_clip.with_suffix(".json").read_text(encoding="utf-8"))
+    assert set(texts(analysis)) & {plate["text"] for plate in truth["plates"]}
+
+
+def test_progress_rises_to_the_true_end(tiny_clip: Path) -> None:
+    told: list[Progress] = []
+    analyse(tiny_clip, FixedDetector(), FixedReader(), told.append, every=4)
+    assert [one.done_frames for one in told] == [1, 5, 9, 13, 17, 20]
+    assert {one.total_frames for one in told} == {20}
+    assert [one.fraction for one in told] == sorted(one.fraction for one in told)
+    assert told[-1] == Progress(20, 20, unique_plates=1, total_detections=5)
+    assert told[-1].fraction == 1
+
+
+def test_progress_of_an_unknown_total_is_nothing_rather_than_wrong() -> None:
+    assert Progress(7, 0, 0, 0).fraction == 0
+
+
+def test_what_progress_raises_ends_the_analysis(tiny_clip: Path) -> None:
+    detector = FixedDetector()
+
+    def cancel(progress: Progress) -> None:
+        if progress.done_frames > 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyse(tiny_clip, detector, FixedReader(), cancel, every=4)
+    assert detector.seen == 3
+
+
+def test_about_five_frames_a_second_are_analysed_where_nothing_is_asked(tiny_clip: Path) -> None:
+    analysis = analyse(tiny_clip, FixedDetector(), FixedReader(), ignore)
+    assert (analysis.frames, analysis.frames_analysed) == (20, 10)
+
+
+def test_a_video_without_plates_gives_an_empty_list(tiny_clip: Path) -> None:
+    nothing = FixedDetector(candidates=())
+    analysis = analyse(tiny_clip, nothing, FixedReader(texts=()), ignore)
+    assert (analysis.plates, analysis.detections, analysis.frames) == ((), 0, 20)
+    assert analysis.duration == pytest.approx(2.0)
+
+
+def test_plates_below_the_least_confidence_are_left_out(tiny_clip: Path) -> None:
+    unsure = FixedReader(texts=(Text("AB12CDE", 0.25),))
+    assert analyse(tiny_clip, FixedDetector(), unsure, ignore).plates == ()
+    (plate,) = analyse(tiny_clip, FixedDetector(), unsure, ignore, min_confidence=0.2).plates
+    assert plate.text == "AB12CDE"
+
+
+def test_a_cut_video_gives_what_it_holds_and_a_warning(tiny_clip: Path) -> None:
+    whole = tiny_clip.read_bytes()
+    source = BytesIO(whole[: len(whole) // 2])
+    analysis = analyse(source, FixedDetector(), FixedReader(), ignore, every=1)
+    assert texts(analysis) == ["AB12CDE"]
+    assert any("may be cut off or damaged" in warning for warning in analysis.warnings)
+
+
+def test_an_empty_and_a_text_file_are_refused() -> None:
+    for content, error in ((b"", EmptyVideo), (b"no video\n", NotAVideo)):
+        with pytest.raises(error):
+            analyse(BytesIO(content), FixedDetector(), FixedReader(), ignore)
+
+
+def test_a_part_of_a_plate_gives_way_to_the_whole() -> None:
+    candidates = [
+        Candidate(quad(10, 10, 40, 20), 0.9),
+        Candidate(quad(55, 10, 60, 20), 0.9),
+        Candidate(quad(10, 10, 105, 20), 0.9, joined=True),
+    ]
+    read = [Text("34A", 1.0), Text("36837", 1.0), Text("34A 36837", 0.95)]
+    assert [one.text for one in best_readings(blank(), candidates, read)] == ["34A36837"]
+
+
+def test_a_plate_joined_with_a_sticker_gives_way_to_the_plate() -> None:
+    candidates = [
+        Candidate(quad(10, 10, 80, 20), 0.9),
+        Candidate(quad(10, 10, 105, 20), 0.9, joined=True),
+    ]
+    read = [Text("CDK575", 0.99), Text("CDK575 13", 0.99)]
+    assert [one.text for one in best_readings(blank(), candidates, read)] == ["CDK575"]
+
+
+def blank() -> Frame:
+    """Return a frame whose picture does not matter."""
+    return Frame(0, 0.0, cv2.UMat(2, 2, cv2.CV_8UC3).get().astype("uint8"))

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from processing.track import Tracker, plates, without_overlays
+from tests.processing.doubles import reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from processing.result import Plate, Reading
+
+
+def tracked(frames: Iterable[Sequence[Reading]]) -> Tracker:
+    """Return a tracker that has seen the frames."""
+    tracker = Tracker()
+    for readings in frames:
+        tracker.add(readings)
+    return tracker
+
+
+def found(frames: Iterable[Sequence[Reading]]) -> list[Plate]:
+    """Return the plates in the frames."""
+    return plates(tracked(frames).tracks)
+
+
+def passing(text: str, start: int = 0, count: int = 5, y: int = 100) -> list[list[Reading]]:
+    """Return a plate that moves 60 pixels a frame."""
+    return [
+        [reading(text, start + step, at=(100 + 60 * step, y))] for step in range(count)
+    ]
+
+
+def test_a_moving_plate_is_one_plate_with_its_times() -> None:
+    (plate,) = found(passing("AB12CDE", start=5))
+    assert (plate.text, plate.detections) == ("AB12CDE", 5)
+    assert (plate.first_seen, plate.last_seen) == (1.0, 1.8)
+
+
+def test_two_plates_side_by_side_stay_two() -> None:
+    pairs = zip(passing("AB12CDE"), passing("AB13CDE", y=400), strict=True)
+    texts = [plate.text for plate in found([[*one, *other] for one, other in pairs])]
+    assert texts == ["AB12CDE", "AB13CDE"]
+
+
+def test_vehicles_of_a_fleet_that_follow_each_other_stay_two() -> None:
+    texts = [plate.text for plate in found(passing("AB12CDE") + passing("AB17CDE", start=40))]
+    assert texts == ["AB12CDE", "AB17CDE"]
+
+
+def test_a_plate_seen_again_later_is_the_same_plate() -> None:
+    (plate,) = found(passing("AB12CDE") + passing("AB12CDE", start=100))
+    assert plate.detections == 10
+    assert (plate.first_seen, plate.last_seen) == (0.0, 20.8)
+
+
+def test_a_plate_seen_again_with_a_confusable_letter_is_the_same_plate() -> None:
+    (plate,) = found(passing("AB12CDE", count=6) + passing("A812CDE", start=100, count=4))
+    assert plate.text == "AB12CDE"
+
+
+def test_a_partial_reading_is_no_extra_plate() -> None:
+    (plate,) = found([*passing("34A36837"), [reading("34A368", 30, at=(900, 700))]])
+    assert plate.text == "34A36837"
+
+
+def test_misreadings_in_between_are_outvoted() -> None:
+    frames = passing("AB12CDE", count=6)
+    frames[2] = [reading("A812COE", 2, at=(220, 100))]
+    (plate,) = found(frames)
+    assert (plate.text, plate.detections) == ("AB12CDE", 6)
+
+
+def test_a_text_read_once_in_a_video_is_doubted() -> None:
+    (once,) = found([[reading("AB12CDE", confidence=1.0)]])
+    assert once.confidence < 0.5
+
+
+def test_a_text_read_once_in_a_still_is_not_doubted() -> None:
+    tracker = tracked([[reading("AB12CDE", confidence=0.9)]])
+    (plate,) = plates(tracker.tracks, single_frame=True)
+    assert plate.confidence > 0.85
+
+
+def test_plates_come_by_first_appearance_and_then_the_surest_first() -> None:
+    together = [
+        [reading("BB22BBB", 0, 0.8), reading("AA11AAA", 0, 0.6, at=(500, 400))],
+        [reading("BB22BBB", 1, 0.8), reading("AA11AAA", 1, 0.6, at=(500, 400))],
+    ]
+    texts = [plate.text for plate in found([*together, *passing("CC33CCC", start=50)])]
+    assert texts == ["BB22BBB", "AA11AAA", "CC33CCC"]
+
+
+def test_no_readings_give_no_plates() -> None:
+    assert found([]) == []
+
+
+def overlaid(y: int, *, others: bool) -> list[str]:
+    """Return what is left of a text that stands still for 10 seconds at a height of 720."""
+    frames = [[reading("14B02819", frame, at=(20, y))] for frame in range(50)]
+    if others:
+        for step, more in enumerate(passing("AB12CDE", start=10)):
+            frames[10 + step] += more
+    tracks = without_overlays(tracked(frames).tracks, duration=10.0, height=720)
+    return [plate.text for plate in plates(tracks)]
+
+
+def test_a_text_burnt_into_the_edge_is_no_plate() -> None:
+    assert overlaid(20, others=True) == ["AB12CDE"]
+
+
+def test_a_parked_car_in_mid_picture_is_a_plate() -> None:
+    assert overlaid(300, others=True) == ["14B02819", "AB12CDE"]
+
+
+def test_a_still_picture_at_the_edge_is_a_plate_where_nothing_moves() -> None:
+    assert overlaid(20, others=False) == ["14B02819"]

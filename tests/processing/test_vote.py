@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import random
+from string import ascii_uppercase, digits
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processing.result import Box, Reading
+from processing.vote import vote
+from tests.processing.doubles import reading
+
+TEXTS = st.text(ascii_uppercase + digits, min_size=1, max_size=10)
+READINGS = st.builds(reading, TEXTS, st.integers(0, 99), st.floats(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("texts", "winner"),
+    [
+        (["AB12CDE"], "AB12CDE"),
+        (["AB12CDE", "AB12CDE", "A812CDE"], "AB12CDE"),
+        (["8B12CDE", "AB12CDF", "AB12ODE", "AB1ZCDE"], "AB12CDE"),
+        (["34A36837", "34A36837", "34A369", "34A36822"], "34A36837"),
+        (["9C20339", "89C20339", "89C20339"], "89C20339"),
+        (["AB12CDE", "AB12CDE", "IAB12CDE"], "AB12CDE"),
+        (["AB12CDE", "AB2CDE", "AB12CE"], "AB12CDE"),
+    ],
+)
+def test_vote_finds_the_text_most_agree_on(texts: list[str], winner: str) -> None:
+    assert vote([reading(text) for text in texts]).text == winner
+
+
+def test_one_sure_reading_outweighs_two_unsure_ones() -> None:
+    unsure = [reading("AB12CDF", confidence=0.3), reading("AB12CDF", confidence=0.3)]
+    assert vote([reading("AB12CDE", confidence=0.99), *unsure]).text == "AB12CDE"
+
+
+def test_a_character_the_reader_doubts_loses_to_one_it_is_sure_of() -> None:
+    box = Box(0, 0, 100, 25)
+    doubtful = Reading(0, 0.0, box, "AB12", 0.9, (0.99, 0.2, 0.99, 0.99))
+    sure = Reading(1, 0.1, box, "A812", 0.9, (0.6, 0.9, 0.6, 0.6))
+    assert vote([doubtful, sure]).text == "A812"
+
+
+def test_disagreement_lowers_the_confidence() -> None:
+    agreed = vote([reading("AB12CDE")] * 3)
+    disputed = vote([reading("AB12CDE"), reading("AB12CDE"), reading("XB12CDE")])
+    assert disputed.text == agreed.text
+    assert disputed.confidence < agreed.confidence
+
+
+def test_vote_without_readings_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one reading"):
+        vote([])
+
+
+@given(TEXTS, st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_identical_readings_give_their_text(text: str, confidences: list[float]) -> None:
+    assert vote([reading(text, confidence=each) for each in confidences]).text == text
+
+
+@given(st.lists(READINGS, min_size=1, max_size=8))
+def test_confidence_lies_between_nothing_and_certainty(readings: list[Reading]) -> None:
+    assert 0 <= vote(readings).confidence <= 1
+
+
+@given(st.lists(READINGS, min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_order_of_readings_does_not_matter(readings: list[Reading], chance: random.Random) -> None:
+    shuffled = list(readings)
+    chance.shuffle(shuffled)
+    assert vote(shuffled).text == vote(readings).text
+
+
+@given(TEXTS, st.lists(READINGS, max_size=3))
+def test_a_clear_majority_wins_over_any_minority(text: str, others: list[Reading]) -> None:
+    majority = [reading(text, confidence=1.0)] * (2 * len(others) + 1)
+    assert vote([*others, *majority]).text == text
