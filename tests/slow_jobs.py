@@ -1,0 +1,101 @@
+"""Jobs that take their time, or end badly, for tests that kill: RQ runs them by name.
+
+They are `worker.analyse` with another engine: the pipeline, the stores and the worker are real.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+import worker
+from processing.detect import Candidate
+from processing.engines import Engine
+from processing.read import Text
+from settings import Settings
+from storage.filestore import FileStore
+from storage.redis_jobs import RedisJobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from processing.video import Image
+
+TEXT = "AB12CDE"
+SECONDS_A_FRAME = 0.1
+
+
+class StillDetector:
+    """Find one plate at the same place in every frame, after `pause`."""
+
+    name = "still"
+    versions: dict[str, str] = {}  # noqa: RUF012  as the protocol has it
+
+    def __init__(self, pause: Callable[[], None]) -> None:
+        self._pause = pause
+
+    def detect(self, image: Image) -> list[Candidate]:
+        """Take a while."""
+        del image
+        self._pause()
+        return [Candidate(((10, 10), (60, 10), (60, 25), (10, 25)), 0.9)]
+
+
+class SureReader:
+    """Read the same text from everything."""
+
+    name = "sure"
+    versions: dict[str, str] = {}  # noqa: RUF012
+    margin = (0.0, 0.0)
+
+    def read(self, crops: Sequence[Image]) -> list[Text]:
+        """Read without looking."""
+        return [Text(TEXT, 0.9) for _ in crops]
+
+
+def engine(pause: Callable[[], None]) -> Engine:
+    """Return an engine that does this before each frame."""
+    return Engine(StillDetector(pause), SureReader(), "still", "a test asked for it")
+
+
+def slowly(upload_id: str) -> None:
+    """Analyse at ten frames a second."""
+    _run(upload_id, lambda: time.sleep(SECONDS_A_FRAME))
+
+
+def fatally(upload_id: str) -> None:
+    """Be killed in the first frame."""
+    _run(upload_id, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def wrongly(upload_id: str) -> None:
+    """Raise what nobody expects."""
+    _run(upload_id, _raise)
+
+
+def _raise() -> None:
+    raise LookupError("AB12CDE is not for clients")
+
+
+def _run(upload_id: str, pause: Callable[[], None]) -> None:
+    settings = worker._given.get()
+    data = FileStore(settings.upload_dir)
+    jobs = RedisJobs.connect(worker.redis_url(settings), data, settings)
+    worker.run(upload_id, data, jobs, lambda: engine(pause))
+
+
+def main() -> None:
+    """Work on jobs of that name until a signal asks to stop."""
+    directory, url, name = sys.argv[1:]
+    settings = Settings(upload_dir=Path(directory), redis_url=url)
+    worker._given.set(settings)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    data = FileStore(settings.upload_dir)
+    jobs = RedisJobs.connect(url, data, settings, f"tests.slow_jobs.{name}")
+    worker.CrashAwareWorker(jobs, lambda: None).run()

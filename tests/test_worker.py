@@ -1,0 +1,453 @@
+"""Every finished upload ends in one result, whoever is killed; real processes, forks and Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import cv2
+import numpy as np
+import pytest
+import structlog
+from redis import Redis
+from structlog.testing import capture_logs
+
+import worker
+from processing.errors import ReaderUnavailable
+from settings import Settings
+from storage import redis_schema as schema
+from storage import redis_sync
+from storage.embedded import Embedded
+from storage.filestore import FileStore
+from storage.job import Job, JobState
+from storage.redis_jobs import RedisJobs
+from storage.upload import Upload
+from tests.slow_jobs import TEXT, engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from processing.engines import Engine
+
+ROOT = Path(__file__).parents[1]
+DEADLINE = 90.0
+FRAMES = 20
+SLOW = "from tests.slow_jobs import main; main()"
+Worker = subprocess.Popen[str]
+
+
+def nothing() -> None:
+    """Pause not at all."""
+
+
+def fast() -> Engine:
+    return engine(nothing)
+
+
+@dataclass(slots=True)
+class Place:
+    """A data directory with its Redis, and the workers started there."""
+
+    directory: Path
+    url: str
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def data(self) -> FileStore:
+        return FileStore(self.directory)
+
+    @property
+    def text(self) -> Any:
+        return redis_sync.clients(self.url)[0]
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(upload_dir=self.directory, redis_url=self.url)
+
+    @property
+    def jobs(self) -> RedisJobs:
+        return RedisJobs.connect(self.url, self.data, self.settings)
+
+    def upload(self, content: bytes) -> str:
+        """Leave a finished upload as the web side does; its job waits in the outbox."""
+        now = time.time()
+        upload = Upload(str(uuid4()), len(content), None, now, now + 3600)
+        self.data.create(upload)
+        writer = self.data.open(upload)
+        writer.write([content])
+        writer.commit(upload.expires_at, complete=True)
+        writer.close()
+        self.jobs._restore(upload.id)
+        return upload.id
+
+    def work(self, name: str = "slowly") -> Worker:
+        """Start a worker whose jobs are that function of tests.slow_jobs."""
+        return self.start("-c", SLOW, str(self.directory), self.url, name)
+
+    def start(self, *arguments: str) -> Worker:
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=env, text=True)
+        self.workers.append(process)
+        return process
+
+    def job(self, upload_id: str) -> Job:
+        return Job.from_hash(upload_id, self.text.hgetall(schema.job_key(upload_id)))
+
+    def result(self, upload_id: str) -> dict[str, Any]:
+        """Return the one result there is."""
+        files = [path.name for path in (self.directory / "results").iterdir()]
+        assert files == [f"{upload_id}.json"]
+        document: dict[str, Any] = json.loads(self.data.result(upload_id) or b"")
+        return document
+
+    def terminate(self, upload_id: str) -> None:
+        """Remove an upload as the web side does on DELETE."""
+        self.data.remove(upload_id)
+        self.jobs._sweeper._terminate(upload_id, 0)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait as long as it takes, within reason."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "this never came true"
+        time.sleep(0.02)
+
+
+def horses(process: Worker) -> list[int]:
+    """Return the children of a worker: the process of its running job."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        return [int(pid) for pid in text.split()]
+    return []
+
+
+@pytest.fixture
+def place(redis_url: str, tmp_path: Path) -> Iterator[Place]:
+    found = Place(tmp_path / "data", redis_url)
+    found.data.prepare()
+    yield found
+    for process in found.workers:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Make a video of 20 frames, each of which is analysed."""
+    path = tmp_path_factory.mktemp("video") / "small.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 6.0, (96, 64))
+    for index in range(FRAMES):
+        writer.write(np.full((64, 96, 3), index * 10, np.uint8))
+    writer.release()
+    return path.read_bytes()
+
+
+def processing(place: Place, upload_id: str) -> bool:
+    job = place.job(upload_id)
+    return job.state is JobState.PROCESSING and job.done > 1
+
+
+def completed(place: Place, upload_id: str) -> bool:
+    return place.job(upload_id).state is JobState.COMPLETED
+
+
+# --- one job, in this process
+
+
+def test_a_video_ends_completed_with_its_result_and_its_bytes_removed(
+    place: Place, video: bytes
+) -> None:
+    upload_id = place.upload(video)
+    worker.run(upload_id, place.data, place.jobs, fast)
+    job = place.job(upload_id)
+    assert (job.state, job.done, job.total, job.plates) == (JobState.COMPLETED, FRAMES, FRAMES, 1)
+    result = place.result(upload_id)
+    assert result["job_id"] == upload_id
+    assert result["version"] == 1
+    assert [plate["text"] for plate in result["plates"]] == [TEXT]
+    assert not (place.directory / upload_id).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "Uploaded file is empty"),
+        (b"no video at all" * 99, "File must be a video (mp4, avi, mov, mkv, webm, flv)"),
+    ],
+)
+def test_what_is_no_video_fails_with_its_sentence_and_without_a_retry(
+    place: Place, content: bytes, sentence: str
+) -> None:
+    upload_id = place.upload(content)
+    worker.run(upload_id, place.data, place.jobs, fast)
+    job = place.job(upload_id)
+    assert (job.state, job.message, job.attempt) == (JobState.FAILED, sentence, 1)
+    assert place.data.result(upload_id) is None
+
+
+def test_a_reader_that_is_not_there_fails_the_job_with_what_to_do(
+    place: Place, video: bytes
+) -> None:
+    def unavailable() -> Engine:
+        raise ReaderUnavailable("alpr", "its models", "there are none", "Put them there")
+
+    upload_id = place.upload(video)
+    worker.run(upload_id, place.data, place.jobs, unavailable)
+    assert place.job(upload_id).message == (
+        "Plate reader 'alpr' needs its models, but there are none. Put them there."
+    )
+
+
+def test_a_published_result_is_not_analysed_again(place: Place, video: bytes) -> None:
+    def unexpected() -> Engine:
+        raise AssertionError
+
+    upload_id = place.upload(video)
+    place.data.publish_result(upload_id, b'{"frames": 3, "plates": [], "detections": 0}')
+    worker.run(upload_id, place.data, place.jobs, unexpected)
+    job = place.job(upload_id)
+    assert (job.state, job.attempt, job.total) == (JobState.COMPLETED, 0, 3)
+
+
+def test_an_upload_removed_while_it_is_analysed_is_cancelled(place: Place, video: bytes) -> None:
+    upload_id = place.upload(video)
+
+    def remove() -> None:
+        time.sleep(0.05)
+        if place.job(upload_id).state is not JobState.CANCELLED:
+            place.terminate(upload_id)
+
+    worker.run(upload_id, place.data, place.jobs, lambda: engine(remove))
+    assert place.job(upload_id).state is JobState.CANCELLED
+    assert list((place.directory / "results").iterdir()) == []
+
+
+def test_an_older_attempt_ends_when_a_newer_one_runs(place: Place, video: bytes) -> None:
+    upload_id = place.upload(video)
+    frames = 0
+
+    def overtake() -> None:
+        nonlocal frames
+        frames += 1
+        time.sleep(0.15)
+        if frames == 1:
+            place.jobs.start(upload_id)
+
+    worker.run(upload_id, place.data, place.jobs, lambda: engine(overtake))
+    assert frames < FRAMES
+    job = place.job(upload_id)
+    assert (job.state, job.attempt) == (JobState.PROCESSING, 2)
+    assert place.data.result(upload_id) is None
+
+
+def test_an_unexpected_error_is_raised_for_a_retry_and_the_third_one_fails_the_job(
+    place: Place, video: bytes
+) -> None:
+    def broken() -> Engine:
+        raise LookupError("AB12CDE")
+
+    upload_id = place.upload(video)
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            worker.run(upload_id, place.data, place.jobs, broken)
+    worker.run(upload_id, place.data, place.jobs, broken)
+    assert place.job(upload_id).message == (
+        "The analysis crashed 3 times, last because of an unexpected LookupError"
+    )
+
+
+def test_no_plate_and_no_filename_is_logged(place: Place, video: bytes) -> None:
+    upload_id = place.upload(video)
+    structlog.reset_defaults()
+    with capture_logs() as lines:
+        worker.run(upload_id, place.data, place.jobs, fast)
+    assert {line["event"] for line in lines} == {"job.started", "job.reader", "job.completed"}
+    assert TEXT not in str(lines)
+
+
+# --- processes that are killed
+
+
+def test_a_killed_job_runs_again_and_ends_in_one_result(place: Place, video: bytes) -> None:
+    upload_id = place.upload(video)
+    process = place.work()
+    wait_until(lambda: processing(place, upload_id))
+    done = place.job(upload_id).done
+    [horse] = horses(process)
+    os.kill(horse, signal.SIGKILL)
+    wait_until(lambda: place.job(upload_id).attempt == 2)
+    assert place.job(upload_id).done >= done
+    wait_until(lambda: completed(place, upload_id))
+    assert place.result(upload_id)["frames"] == FRAMES
+
+
+def test_a_killed_worker_takes_its_job_down_and_the_next_one_runs_it_at_once(
+    place: Place, video: bytes
+) -> None:
+    upload_id = place.upload(video)
+    first = place.work()
+    wait_until(lambda: processing(place, upload_id))
+    [horse] = horses(first)
+    first.kill()
+    first.wait()
+    wait_until(lambda: not Path(f"/proc/{horse}/exe").exists())
+    place.work()
+    wait_until(lambda: completed(place, upload_id))
+    assert place.job(upload_id).attempt == 2
+    assert place.result(upload_id)["frames"] == FRAMES
+
+
+def test_a_video_that_kills_its_process_thrice_fails_with_the_reason(
+    place: Place, video: bytes
+) -> None:
+    deadly, harmless = place.upload(video), place.upload(b"")
+    process = place.work("fatally")
+    wait_until(lambda: place.job(deadly).state is JobState.FAILED)
+    assert place.job(deadly).message == (
+        "The analysis crashed 3 times, last because it was killed by SIGKILL"
+    )
+    assert place.job(deadly).attempt == 3
+    wait_until(lambda: place.job(harmless).state is JobState.FAILED)
+    assert process.poll() is None
+
+
+def test_an_error_nobody_foresaw_is_tried_again_and_then_told_without_a_traceback(
+    place: Place, video: bytes
+) -> None:
+    upload_id = place.upload(video)
+    place.work("wrongly")
+    wait_until(lambda: place.job(upload_id).state is JobState.FAILED)
+    assert place.job(upload_id).message == (
+        "The analysis crashed 3 times, last because of an unexpected LookupError"
+    )
+
+
+def test_an_analysis_that_takes_too_long_fails_with_the_reason(
+    place: Place, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOB_TIMEOUT_SECONDS", "1")
+    upload_id = place.upload(video)
+    place.work()
+    wait_until(lambda: place.job(upload_id).state is JobState.FAILED)
+    job = place.job(upload_id)
+    assert (job.attempt, job.message) == (
+        1,
+        "The analysis took longer than this server allows (JOB_TIMEOUT_SECONDS)",
+    )
+
+
+def test_the_first_sigterm_lets_the_running_job_finish(place: Place, video: bytes) -> None:
+    upload_id = place.upload(video)
+    process = place.work()
+    wait_until(lambda: processing(place, upload_id))
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+    assert completed(place, upload_id)
+    assert place.job(upload_id).attempt == 1
+    assert place.jobs.workers() == 0
+
+
+def test_the_second_sigterm_kills_the_job_and_another_worker_runs_it(
+    place: Place, video: bytes
+) -> None:
+    upload_id = place.upload(video)
+    process = place.work()
+    wait_until(lambda: processing(place, upload_id))
+    [horse] = horses(process)
+    os.kill(horse, signal.SIGSTOP)
+    process.terminate()
+    # RQ takes two within a second for one that came twice.
+    time.sleep(1.2)
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+    assert not Path(f"/proc/{horse}").exists()
+    assert place.job(upload_id).state is JobState.PROCESSING
+    place.work()
+    wait_until(lambda: completed(place, upload_id))
+    assert place.result(upload_id)["frames"] == FRAMES
+
+
+def test_an_idle_worker_ends_on_sigterm(place: Place) -> None:
+    process = place.work()
+    wait_until(lambda: place.jobs.workers() == 1)
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+    assert place.jobs.workers() == 0
+
+
+def test_a_worker_waits_for_redis_and_outlives_its_end(tmp_path: Path, video: bytes) -> None:
+    with Embedded(tmp_path / "redis") as server:
+        place = Place(tmp_path / "data", server.url)
+        place.data.prepare()
+        server.close()
+        process = place.work()
+        time.sleep(1)
+        server.start()
+        try:
+            wait_until(lambda: place.jobs.workers() == 1)
+            upload_id = place.upload(video)
+            wait_until(lambda: processing(place, upload_id))
+            with Redis.from_url(server.url) as client:
+                pid = int(client.info("server")["process_id"])
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(1)
+            server.ensure()
+            wait_until(lambda: completed(place, upload_id))
+            again = place.upload(video)
+            wait_until(lambda: completed(place, again))
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_redis_emptied_in_mid_analysis_loses_nothing(place: Place, video: bytes) -> None:
+    running, waiting = place.upload(video), place.upload(video)
+    place.work()
+    wait_until(lambda: processing(place, running) or processing(place, waiting))
+    with Redis.from_url(place.url) as client:
+        client.flushall()
+    wait_until(lambda: all(place.data.result(one) for one in (running, waiting)))
+    wait_until(lambda: place.text.exists(schema.job_key(running), schema.job_key(waiting)) == 2)
+    wait_until(lambda: completed(place, running) and completed(place, waiting))
+    wait_until(lambda: place.jobs.workers() == 1)
+
+
+def test_the_real_worker_reads_its_options_and_shares_the_private_redis(
+    tmp_path: Path, video: bytes
+) -> None:
+    with Embedded(tmp_path / "redis") as server:
+        place = Place(tmp_path, server.url)
+        place.data.prepare()
+        upload_id = place.upload(video)
+        options = ("--upload-dir", str(tmp_path), "--plate-reader", "rapidocr")
+        process = place.start("-m", "tusd_py", "work", *options)
+        try:
+            wait_until(lambda: completed(place, upload_id))
+            result = place.result(upload_id)
+            assert result["reader"] == "rapidocr"
+            assert result["plates"] == []
+            process.terminate()
+            assert process.wait(DEADLINE) == 0
+            # Another user is still here: its end is not the server's.
+            assert completed(place, upload_id)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_worker_runs_no_thread_of_ours_beside_the_one_that_forks(place: Place) -> None:
+    threads = threading.active_count()
+    worker.CrashAwareWorker(place.jobs, nothing)
+    assert threading.active_count() == threads

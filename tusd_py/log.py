@@ -1,0 +1,82 @@
+"""How every process of ours logs: structlog and the standard library in one stream, one format."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+# They name requests and files, or repeat in their own words what we say in ours.
+_QUIET = ("rq", "uvicorn.access", "rapidocr", "RapidOCR")
+
+
+class LogSettings(Protocol):
+    """What is read of the settings."""
+
+    @property
+    def log_level(self) -> str: ...
+    @property
+    def log_format(self) -> str: ...
+
+
+def configure(settings: LogSettings) -> None:
+    """Send every log line to stderr in the format and from the level that the settings name."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder() if level <= logging.DEBUG else _as_is,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            *shared,
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(settings),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for name in _QUIET:
+        _send_to_root(name, logging.NOTSET if level <= logging.DEBUG else logging.WARNING)
+
+
+def _renderers(settings: LogSettings) -> list[Any]:
+    if settings.log_format == "json":
+        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    ]
+
+
+def _send_to_root(name: str, level: int) -> None:
+    """Take a library's own handlers away and let its loggers speak through ours."""
+    known = [one for one in logging.root.manager.loggerDict if one.startswith(f"{name}.")]
+    for logger in (logging.getLogger(one) for one in (name, *known)):
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(level)
+
+
+def _as_is(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out what libraries add to their records: it may name files."""
+    return event

@@ -1,0 +1,396 @@
+"""Composition root of jobs: what RQ runs for a finished upload, and the worker that forks."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import ExitStack, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import structlog
+from redis.exceptions import RedisError
+from rq import Queue, Worker
+from rq.exceptions import DequeueTimeout
+from rq.serializers import JSONSerializer
+from rq.timeouts import JobTimeoutException
+from rq.worker import WorkerStatus
+from rq.worker_registration import get_keys
+
+from processing import engines, pipeline
+from processing.errors import ProcessingError
+from processing.read import EasyOcrOptions
+from settings import Settings
+from storage.embedded import Embedded, EmbeddedUnavailable
+from storage.errors import StorageError, StoreUnavailable, UploadGone, UploadNotFound
+from storage.filestore import FileStore
+from storage.redis_jobs import Cancelled, Counts, RedisJobs, Superseded
+from storage.redis_locker import process_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rq.executions import Execution
+    from rq.job import Job
+
+    from processing.engines import Engine
+    from processing.pipeline import Progress
+    from processing.result import Analysis
+    from storage.interfaces import DataStore
+
+log = structlog.get_logger()
+
+# What `main` was given, for the jobs of its forks: options win over the environment.
+_given: ContextVar[Settings] = ContextVar("settings")
+
+# Imported before the fork, so that a job need not; models are built in the child only.
+_HEAVY = ("onnxruntime", "rapidocr", "open_image_models", "fast_plate_ocr", "easyocr")
+# Seconds.
+_PROGRESS = 0.1
+_WAIT_FOR_JOB = 1
+_HEARTBEAT = 2
+_RECONCILE = 5.0
+_SWEEP = 30.0
+_AWAY = 1.0
+# Without a heartbeat for so long, an execution counts as lost with its host.
+_LEASE = 30
+# A published result waits so long for a Redis that is away; later the reconciler finds it.
+_PATIENCE = 60.0
+_PR_SET_PDEATHSIG = 1
+
+
+def analyse(upload_id: str) -> None:
+    """Analyse a finished upload; RQ runs it by name, in a process of its own."""
+    settings = _given.get(None) or Settings()
+    data = FileStore(settings.upload_dir)
+    jobs = RedisJobs.connect(redis_url(settings), data, settings)
+    cv2.setNumThreads(settings.analysis_threads)
+    run(upload_id, data, jobs, lambda: choose_engine(settings))
+
+
+def redis_url(settings: Settings) -> str:
+    """Return where Redis is or, embedded, will be."""
+    return settings.redis_url or Embedded(settings.upload_dir / "redis").url
+
+
+def choose_engine(settings: Settings) -> Engine:
+    """Build detector and reader; raise ReaderUnavailable."""
+    easyocr = EasyOcrOptions(
+        model_dir=settings.easyocr_model_dir,
+        network_dir=settings.easyocr_model_dir and settings.easyocr_model_dir / "user_network",
+        network=settings.easyocr_recog_network,
+        gpu=settings.easyocr_gpu,
+    )
+    return engines.choose(
+        settings.plate_reader,
+        alpr_model_dir=settings.alpr_model_dir,
+        easyocr=easyocr,
+        threads=settings.analysis_threads,
+    )
+
+
+def run(upload_id: str, data: DataStore, jobs: RedisJobs, engine: Callable[[], Engine]) -> None:
+    """Take one job to its end; it may have been begun, and even finished, before.
+
+    Raises:
+        Exception: whatever was not foreseen, as long as another run may follow.
+    """
+    with structlog.contextvars.bound_contextvars(job=upload_id):
+        try:
+            if jobs.finish(upload_id):
+                log.info("job.was_finished")
+                return
+            _attempt(upload_id, data, jobs, engine)
+        except (Cancelled, Superseded) as error:
+            log.info("job.dropped", reason=str(error))
+
+
+def _attempt(
+    upload_id: str, data: DataStore, jobs: RedisJobs, engine: Callable[[], Engine]
+) -> None:
+    attempt = jobs.start(upload_id)
+    log.info("job.started", attempt=attempt)
+    try:
+        analysis = _analysis(upload_id, data, engine(), _Reporter(jobs, upload_id, attempt))
+    except (ProcessingError, UploadGone, UploadNotFound, JobTimeoutException) as error:
+        # Another attempt would end alike.
+        sentence = _sentence(error)
+        _patiently(lambda: jobs.fail(upload_id, attempt, sentence))
+        log.info("job.failed", reason=sentence)
+        return
+    except (Cancelled, Superseded, StoreUnavailable):
+        raise
+    except Exception as error:
+        if jobs.died(upload_id, f"of an unexpected {type(error).__name__}"):
+            raise
+        log.exception("job.failed")
+        return
+    document = {"job_id": upload_id, "finished_at": time.time(), **analysis.to_json()}
+    _patiently(lambda: jobs.complete(upload_id, document))
+    log.info("job.completed", frames=analysis.frames, plates=len(analysis.plates))
+
+
+def _analysis(
+    upload_id: str, data: DataStore, engine: Engine, report: Callable[[Progress], None]
+) -> Analysis:
+    log.info("job.reader", reader=engine.name, reason=engine.reason)
+    with data.read(upload_id) as video:
+        return pipeline.analyse(video, engine.detector, engine.reader, report, reason=engine.reason)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, JobTimeoutException):
+        return "The analysis took longer than this server allows (JOB_TIMEOUT_SECONDS)"
+    return str(error)
+
+
+def _patiently(step: Callable[[], None]) -> None:
+    """Repeat an idempotent step while Redis is away, for a while."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return step()
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_AWAY)
+
+
+class _Reporter:
+    """Write progress not more often than anybody looks; raise Cancelled or Superseded."""
+
+    def __init__(self, jobs: RedisJobs, upload_id: str, attempt: int) -> None:
+        self._jobs = jobs
+        self._upload_id = upload_id
+        self._attempt = attempt
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _PROGRESS
+        counts = Counts(
+            done=progress.done_frames,
+            total=progress.total_frames,
+            plates=progress.unique_plates,
+            detections=progress.total_detections,
+        )
+        # The analysis needs no Redis: it goes on while that is away.
+        with suppress(StoreUnavailable):
+            self._jobs.progress(self._upload_id, self._attempt, counts)
+
+
+class CrashAwareWorker(Worker):
+    """Fork for each job, and see to it that every job ends whatever dies.
+
+    The loop is our own, RQ's is left at the first error of Redis. There are no threads: the
+    process forks. So RQ's commands (stop-job, kill-horse) are not listened to.
+    """
+
+    def __init__(self, jobs: RedisJobs, revive: Callable[[], None]) -> None:
+        """`revive` starts Redis when it is ours and does not answer; it may block."""
+        queue = jobs.queue
+        super().__init__(
+            [Queue(queue.name, connection=queue.redis, serializer=JSONSerializer)],
+            name=process_identity(),
+            connection=queue.redis,
+            serializer=JSONSerializer,
+            job_monitoring_interval=_HEARTBEAT,
+            worker_ttl=_LEASE,
+            log_job_description=False,
+            # Else it would need Redis here already.
+            prepare_for_work=False,
+        )
+        self.hostname = socket.gethostname()
+        self.pid = os.getpid()
+        self._jobs = jobs
+        self._revive = revive
+        self._reachable = True
+        self._reconcile_at = self._sweep_at = 0.0
+
+    def run(self) -> None:
+        """Work until asked to stop; a Redis that is away is waited for."""
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        try:
+            while not self._stop_requested:
+                try:
+                    self._work_while_reachable()
+                except (RedisError, StoreUnavailable) as error:
+                    self._away(error)
+        except SystemExit:
+            self._hand_back()
+        with suppress(RedisError):
+            self.register_death()  # type: ignore[no-untyped-call]
+        log.info("worker.stopped")
+
+    def _work_while_reachable(self) -> None:
+        # What is left of us from before Redis went away.
+        self.executions.clear()
+        self._register()
+        log.info("worker.ready" if self._reachable else "redis.back", queue=self.queues[0].name)
+        self._reachable = True
+        while not self._stop_requested:
+            self.set_state(WorkerStatus.IDLE)
+            self.heartbeat()
+            self._maintain()
+            self._wait_for_job()
+
+    def _register(self) -> None:
+        # RQ takes what is left of this very process for another one of its name.
+        self.connection.delete(self.key)
+        self.register_birth()  # type: ignore[no-untyped-call]
+
+    def _hand_back(self) -> None:
+        """Let another worker run what the second signal killed here."""
+        with suppress(StorageError, RedisError):
+            for execution in self.executions.values():
+                self._jobs.redrive(execution.job_id)
+            self._jobs.drain()
+
+    def _wait_for_job(self) -> None:
+        # So short that a signal needs not interrupt it: nothing is lost between queue and fork.
+        with suppress(DequeueTimeout):
+            found = self.queue_class.dequeue_any(
+                self.queues,
+                _WAIT_FOR_JOB,
+                connection=self.connection,
+                job_class=self.job_class,
+                serializer=self.serializer,
+            )
+            if found:
+                self.execute_job(*found)
+
+    def _maintain(self) -> None:
+        """Do what the web processes do too, so that jobs flow without them."""
+        now = time.monotonic()
+        self._upkeep(self._jobs.drain)
+        if now >= self._reconcile_at:
+            if self.key not in get_keys(self.queues[0]):
+                self._register()
+            self._upkeep(self._jobs.reconcile)
+            self._reconcile_at = now + _RECONCILE
+        if now >= self._sweep_at:
+            self._upkeep(self._jobs.sweep)
+            self._jobs.queue.forget_ended()
+            self._sweep_at = now + _SWEEP
+
+    def _upkeep(self, step: Callable[[], int]) -> None:
+        try:
+            step()
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # One bad record must not keep the others from being analysed.
+            log.exception("upkeep.failed")
+
+    def _away(self, error: Exception) -> None:
+        if self._reachable:
+            log.warning("redis.away", reason=str(error))
+        self._reachable = False
+        try:
+            self._revive()
+        except EmbeddedUnavailable as unavailable:
+            log.warning("redis.not_started", reason=str(unavailable))
+        time.sleep(_AWAY)
+
+    # --- what RQ calls
+
+    def _shutdown(self) -> None:
+        self._stop_requested = True
+        log.info("worker.stopping", running=bool(self.horse_pid))
+
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Fork a child that dies when this process does."""
+        parent = os.getpid()
+        child = os.fork()
+        if child == 0:
+            _die_with(parent)
+            os.setpgrp()
+            self.main_work_horse(job, queue)
+            os._exit(os.EX_OK)
+        self._horse_pid = child
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        """Say after how many seconds without a heartbeat an execution counts as lost."""
+        del job, working_time
+        return _LEASE
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """Keep the execution ours and do the upkeep; a Redis that is away stops no job."""
+        try:
+            super().maintain_heartbeats(job, execution)
+            self._maintain()
+        except (RedisError, StorageError):
+            with suppress(EmbeddedUnavailable):
+                self._revive()
+
+    def handle_work_horse_killed(
+        self, job: Job, retpid: int | None, ret_val: int | None, rusage: Any
+    ) -> None:
+        """Count a death that no Python code could see; RQ tries again while retries are left."""
+        del retpid, rusage
+        why = _cause(ret_val)
+        log.warning("job.died", job=job.id, reason=why)
+        if ret_val is None:
+            self._jobs.fail(job.id, 0, _sentence(JobTimeoutException()))
+            job.retries_left = 0
+        elif not self._jobs.died(job.id, why):
+            job.retries_left = 0
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Log what nobody foresaw, once."""
+        log.error("job.raised", job=job.id, exc_info=exc_info)
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the parent dies: RQ's work horse would outlive it, and the job run twice."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(os.EX_OSERR)
+
+
+def _cause(status: int | None) -> str:
+    if status is None:
+        return "it did not end in time"
+    if os.WIFSIGNALED(status):
+        return f"it was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"its process ended with code {os.waitstatus_to_exitcode(status)}"
+
+
+def main(settings: Settings) -> int:
+    """Work until SIGTERM or Ctrl-C; the second one does not wait for the running job.
+
+    Raises:
+        EmbeddedUnavailable: no private Redis can run here.
+        StoreUnavailable: UPLOAD_DIR cannot be used.
+    """
+    # Until the worker takes signals itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    data = FileStore(settings.upload_dir)
+    data.prepare()
+    _import_heavy()
+    with ExitStack() as held:
+        revive = _nothing
+        if settings.redis_url is None:
+            revive = held.enter_context(Embedded(settings.upload_dir / "redis")).ensure
+        _given.set(settings)
+        jobs = RedisJobs.connect(redis_url(settings), data, settings)
+        CrashAwareWorker(jobs, revive).run()
+    return 0
+
+
+def _nothing() -> None:
+    """Leave a Redis that is not ours alone."""
+
+
+def _import_heavy() -> None:
+    for name in _HEAVY:
+        with suppress(ImportError):
+            importlib.import_module(name)
