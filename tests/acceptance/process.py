@@ -149,7 +149,7 @@ class Site:
     def work(self, **settings: str) -> Process:
         """Start a worker and wait until it listens for jobs."""
         worker = self.run("work", "work", kind=Process, **settings)
-        worker.wait_for(r"(?i)listening|waiting for (jobs|work)|worker\.(ready|start)")
+        worker.wait_for(r"worker\.ready")
         return worker
 
     def run(self, name: str, *words: str | Path, kind: type[P], **settings: str) -> P:

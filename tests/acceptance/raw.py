@@ -1,4 +1,4 @@
-"""A tus client of bare sockets: it sends what it is told, byte by byte, and keeps what it opened."""
+"""A tus client of bare sockets: it sends what it is told and keeps what it opened."""
 
 from __future__ import annotations
 
