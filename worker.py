@@ -50,7 +50,7 @@ log = structlog.get_logger()
 _given: ContextVar[Settings] = ContextVar("settings")
 
 # Imported before the fork, so that a job need not; models are built in the child only.
-_HEAVY = ("onnxruntime", "rapidocr", "open_image_models", "fast_plate_ocr", "easyocr")
+_HEAVY = ("onnxruntime", "rapidocr", "open_image_models", "fast_plate_ocr")
 # Seconds.
 _PROGRESS = 0.1
 _WAIT_FOR_JOB = 1
@@ -311,10 +311,13 @@ class CrashAwareWorker(Worker):
         parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _die_with(parent)
-            os.setpgrp()
-            self.main_work_horse(job, queue)
-            os._exit(os.EX_OK)
+            try:
+                _die_with(parent)
+                os.setpgrp()
+                self.main_work_horse(job, queue)
+            finally:
+                # Whatever happens, it must not go on as a second worker.
+                os._exit(os.EX_SOFTWARE)
         self._horse_pid = child
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
@@ -375,7 +378,7 @@ def main(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     data = FileStore(settings.upload_dir)
     data.prepare()
-    _import_heavy()
+    _import(*_HEAVY, *(["easyocr"] if settings.plate_reader == "easyocr" else []))
     with ExitStack() as held:
         revive = _nothing
         if settings.redis_url is None:
@@ -390,7 +393,7 @@ def _nothing() -> None:
     """Leave a Redis that is not ours alone."""
 
 
-def _import_heavy() -> None:
-    for name in _HEAVY:
+def _import(*names: str) -> None:
+    for name in names:
         with suppress(ImportError):
             importlib.import_module(name)

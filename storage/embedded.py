@@ -62,7 +62,7 @@ notify-keyspace-events ""
 """
 
 
-class EmbeddedUnavailable(StorageError):  # noqa: N818  the state is the error
+class EmbeddedUnavailable(StorageError):
     """No private Redis can run here."""
 
 

@@ -17,29 +17,29 @@ class StorageError(Exception):
     """A store could not do what it was asked."""
 
 
-class UploadNotFound(StorageError):  # noqa: N818  the state is the error
+class UploadNotFound(StorageError):
     """No upload of that id is here."""
 
 
-class UploadGone(StorageError):  # noqa: N818
+class UploadGone(StorageError):
     """The upload was removed or has expired."""
 
 
-class UploadLocked(StorageError):  # noqa: N818
+class UploadLocked(StorageError):
     """Another request writes this upload and did not let go in time."""
 
 
-class LockLost(StorageError):  # noqa: N818
+class LockLost(StorageError):
     """The lock passed to another holder."""
 
 
-class StorageFull(StorageError):  # noqa: N818
+class StorageFull(StorageError):
     """The disk has no room."""
 
 
-class StoreUnavailable(StorageError):  # noqa: N818
+class StoreUnavailable(StorageError):
     """Redis or the disk does not answer."""
 
 
-class JournalDamaged(StorageError):  # noqa: N818
+class JournalDamaged(StorageError):
     """The record beside the data cannot be read."""

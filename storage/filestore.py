@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from storage.interfaces import Buffer
+    from storage.job import Ended
     from storage.upload import Upload
 
 # Buffers one system call takes; Linux allows 1024.
@@ -87,7 +88,7 @@ class FileStore:
         with _disk_errors():
             return os.fdopen(self._open_data(upload_id), "rb")
 
-    def recover(self, upload_id: str) -> tuple[Upload, tuple[str, str | None] | None]:
+    def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:
         with _disk_errors():
             read = self._read_journal(upload_id)
         return read.upload, read.ended
@@ -98,11 +99,11 @@ class FileStore:
         except FileNotFoundError:
             raise UploadNotFound(f"there is no upload {upload_id}") from None
 
-    def end_job(self, upload_id: str, state: str, error: str | None) -> None:
+    def end_job(self, upload_id: str, ended: Ended) -> None:
         with _disk_errors():
             log = self._open_log(upload_id)
             try:
-                log.append(journal.encode("ended", state, error))
+                log.append(journal.encode("ended", ended.to_json()))
             finally:
                 log.close()
 

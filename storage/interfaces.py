@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from storage.job import Job
+    from storage.job import Ended, Job
     from storage.upload import Upload
 
 Buffer = bytes | bytearray | memoryview
@@ -57,8 +57,8 @@ class DataStore(Protocol):
     def read(self, upload_id: str) -> BinaryIO:
         """Open the bytes for reading, seekable; raise UploadNotFound or UploadGone."""
 
-    def recover(self, upload_id: str) -> tuple[Upload, tuple[str, str | None] | None]:
-        """Rebuild record and job end (state, error) from what lies beside the data.
+    def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:
+        """Rebuild the record, and how its job ended, from what lies beside the data.
 
         Raises:
             UploadNotFound: nothing is there.
@@ -66,7 +66,7 @@ class DataStore(Protocol):
             JournalDamaged: it cannot be read.
         """
 
-    def end_job(self, upload_id: str, state: str, error: str | None) -> None:
+    def end_job(self, upload_id: str, ended: Ended) -> None:
         """Remember durably how the job ended."""
 
     def remove_bytes(self, upload_id: str) -> None:
@@ -97,7 +97,7 @@ class InfoStore(Protocol):
     async def create(self, upload: Upload) -> None:
         """Store a new record and its job, uploading."""
 
-    async def restore(self, upload: Upload, ended: tuple[str, str | None] | None) -> None:
+    async def restore(self, upload: Upload, ended: Ended | None) -> None:
         """Store a record rebuilt from the data store, unless there is one by now."""
 
     async def commit(self, upload: Upload, *, speed: float) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,32 @@ class JobState(StrEnum):
     def terminal(self) -> bool:
         """Tell whether nothing but a retry changes it."""
         return self in {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Describe how a job ended, as the journal remembers it.
+
+    `due` is when the sweeper takes the video, `until` how long record and result stay; both are
+    seconds since the epoch.
+    """
+
+    state: JobState
+    due: float
+    until: float
+    error: str | None = None
+    frames: int = 0
+    plates: int = 0
+    detections: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Build the journal's line."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Ended:
+        """Parse the journal's line."""
+        return cls(**{**value, "state": JobState(value["state"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from storage.errors import JournalDamaged, UploadGone
+from storage.job import Ended
 from storage.upload import Upload
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Journal:
     """Hold what a journal says: the record, how the job ended, and where its sound part ends."""
 
     upload: Upload
-    ended: tuple[str, str | None] | None
+    ended: Ended | None
     size: int
 
 
@@ -54,7 +55,7 @@ def parse(raw: bytes) -> Journal:
     ended = None
     for name, *values in entries[1:]:
         if name == "ended":
-            ended = (values[0], values[1])
+            ended = Ended.from_json(values[0])
         # Of two holders the one with the higher token is right, whoever wrote last.
         elif values[0] >= upload.token:
             upload = _apply(upload, name, *values)

@@ -9,13 +9,14 @@ from redis.exceptions import NoScriptError, RedisError
 
 from storage import redis_schema as schema
 from storage.errors import LockLost, StoreUnavailable, UploadNotFound
-from storage.job import Job, JobState
+from storage.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redis.asyncio import Redis
 
+    from storage.job import Ended
     from storage.upload import Upload
 
 
@@ -40,28 +41,19 @@ class RedisInfoStore:
         self._redis = redis
 
     async def create(self, upload: Upload) -> None:
-        await self._store(upload, JobState.UPLOADING, None)
+        await self.restore(upload, None)
 
-    async def restore(self, upload: Upload, ended: tuple[str, str | None] | None) -> None:
-        state, error = ended or (JobState.PENDING if upload.complete else JobState.UPLOADING, None)
-        await self._store(upload, JobState(state), error)
-
-    async def _store(self, upload: Upload, state: JobState, error: str | None) -> None:
-        keys = (*_keys(upload.id), schema.EXPIRING, schema.JOBS, schema.OUTBOX)
-        done = upload.offset if state is JobState.UPLOADING else 0
-        fields = [part for item in upload.to_hash().items() for part in item]
-        times = (upload.created_at, upload.expires_at, time.time())
-        args = (upload.id, *times, state.value, upload.length, done, error or "", *fields)
-        await call(self._redis, schema.STORE, keys, args)
+    async def restore(self, upload: Upload, ended: Ended | None) -> None:
+        await call(self._redis, schema.STORE, *schema.store(upload, ended, time.time()))
 
     async def commit(self, upload: Upload, *, speed: float) -> None:
-        keys = (*_keys(upload.id), schema.EXPIRING, schema.OUTBOX)
+        keys = (*schema.pair(upload.id), schema.EXPIRING, schema.OUTBOX)
         state = (upload.token, upload.offset, int(upload.complete), upload.expires_at)
         args = (upload.id, *state, time.time(), f"{speed:.0f}")
         _check(await call(self._redis, schema.COMMIT, keys, args))
 
     async def terminate(self, upload: Upload, forget_at: float) -> None:
-        keys = (*_keys(upload.id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
+        keys = (*schema.pair(upload.id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
         args = (upload.id, upload.token, time.time(), int(forget_at))
         _check(await call(self._redis, schema.TERMINATE, keys, args))
 
@@ -71,10 +63,6 @@ class RedisInfoStore:
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis does not answer: {error}") from error
         return Job.from_hash(job_id, fields) if fields else None
-
-
-def _keys(upload_id: str) -> tuple[str, str]:
-    return schema.upload_key(upload_id), schema.job_key(upload_id)
 
 
 def _check(answer: int) -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import structlog
 
 from storage import redis_schema as schema
-from storage.errors import JournalDamaged, StorageError, UploadGone, UploadNotFound
-from storage.job import JobState
-from storage.redis_sync import alone, call, clients, redis_errors
+from storage.errors import StorageError, UploadGone, UploadNotFound
+from storage.job import Ended, JobState
+from storage.redis_sync import alone, call, clients, one_by_one, redis_errors
 from storage.rq_queue import RqQueue
 from storage.sweeper import Retention, Sweeper
 
@@ -42,11 +41,11 @@ _PAGE = 50
 _FULL_PASS = 600.0
 
 
-class Cancelled(StorageError):  # noqa: N818  the state is the error
+class Cancelled(StorageError):
     """The upload of this job was removed: its run shall stop."""
 
 
-class Superseded(StorageError):  # noqa: N818
+class Superseded(StorageError):
     """A newer attempt runs this job, or it has ended: this run shall stop."""
 
 
@@ -57,14 +56,6 @@ class Counts(NamedTuple):
     total: int
     plates: int
     detections: int
-
-    @classmethod
-    def of_result(cls, result: Mapping[str, Any]) -> Self:
-        frames = int(result["frames"])
-        return cls(frames, frames, len(result["plates"]), int(result["detections"]))
-
-
-NOTHING = Counts(0, 0, 0, 0)
 
 
 class JobSettings(Protocol):
@@ -177,45 +168,50 @@ class RedisJobs:
         if result is None:
             return False
         # Removal buries the journal before it removes the result: one of the two sees the other.
-        self._remember_completed(upload_id)
-        self._end(upload_id, 0, JobState.COMPLETED, Counts.of_result(json.loads(result)))
+        ended = self._remember_completed(upload_id, json.loads(result))
+        self._end(upload_id, 0, ended)
         if self._retention.keep_uploads == 0:
             self._data.remove_bytes(upload_id)
         return True
 
-    def _remember_completed(self, upload_id: str) -> None:
+    def _remember_completed(self, upload_id: str, result: Mapping[str, Any]) -> Ended:
         try:
             _, ended = self._data.recover(upload_id)
-            if ended is None or ended[0] != JobState.COMPLETED:
-                self._data.end_job(upload_id, JobState.COMPLETED, None)
+            if ended is None or ended.state is not JobState.COMPLETED:
+                ended = self._ended(JobState.COMPLETED, result=result)
+                self._data.end_job(upload_id, ended)
         except UploadGone as error:
             self._data.remove(upload_id)
             raise Cancelled("the upload was removed while its video was analysed") from error
         except UploadNotFound as error:
             self._data.purge(upload_id)
             raise Cancelled("the upload was removed while its video was analysed") from error
+        return ended
+
+    def _ended(
+        self, state: JobState, error: str | None = None, result: Mapping[str, Any] | None = None
+    ) -> Ended:
+        due, until = self._retention.of(state, time.time())
+        if result is None:
+            return Ended(state, due, until, error)
+        counts = (int(result["frames"]), len(result["plates"]), int(result["detections"]))
+        return Ended(state, due, until, error, *counts)
 
     def fail(self, upload_id: str, attempt: int, error: str) -> None:
         """End a job without a result, unless a newer attempt runs; attempt 0 ends any."""
-        if self._end(upload_id, attempt, JobState.FAILED, error=error) == 1:
+        ended = self._ended(JobState.FAILED, error)
+        if self._end(upload_id, attempt, ended) == 1:
             with suppress(UploadGone, UploadNotFound):
-                self._data.end_job(upload_id, JobState.FAILED, error)
+                self._data.end_job(upload_id, ended)
 
     @redis_errors()
-    def _end(
-        self,
-        upload_id: str,
-        attempt: int,
-        state: JobState,
-        counts: Counts = NOTHING,
-        error: str = "",
-    ) -> int:
-        now = time.time()
+    def _end(self, upload_id: str, attempt: int, ended: Ended) -> int:
         keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX)
-        times = (now, *self._retention.of(state, now))
-        args = (upload_id, attempt, *times, state.value, error, *counts)
-        ended: int = call(self._redis, schema.JOB_END, keys, args)
-        return ended
+        times = (time.time(), ended.due, ended.until)
+        counts = (ended.frames, ended.frames, ended.plates, ended.detections)
+        args = (upload_id, attempt, *times, ended.state.value, ended.error or "", *counts)
+        answer: int = call(self._redis, schema.JOB_END, keys, args)
+        return answer
 
     def died(self, upload_id: str, why: str) -> bool:
         """Count a run that crashed under a living worker; tell whether another one may follow."""
@@ -262,8 +258,9 @@ class RedisJobs:
                 return 0
             count = self._restore_all()
             for upload_id in self._lost():
-                self.redrive(upload_id)
-                count += 1
+                with one_by_one(upload_id):
+                    self.redrive(upload_id)
+                    count += 1
             self.drain()
         return count
 
@@ -292,7 +289,9 @@ class RedisJobs:
         ids = self._data.ids()
         count = 0
         while batch := list(islice(ids, _BATCH)):
-            count += sum(self._restore(upload_id) for upload_id in self._incomplete(batch))
+            for upload_id in self._incomplete(batch):
+                with one_by_one(upload_id):
+                    count += self._restore(upload_id)
         with redis_errors():
             self._redis.set(schema.CHECKED, run)
         self._full_pass_at = time.monotonic() + _FULL_PASS
@@ -319,29 +318,15 @@ class RedisJobs:
             return False
         except UploadNotFound:
             return False
-        except (JournalDamaged, ValueError) as error:
-            log.warning("upload.unreadable", upload=upload_id, reason=str(error))
-            return False
         if not self._store(upload, ended):
             return upload.complete and self._mend(upload)
         self.finish(upload_id)
         return True
 
     @redis_errors()
-    def _store(self, upload: Upload, ended: tuple[str, str | None] | None) -> bool:
-        """Store a rebuilt record, unless there is one; a completed job is ended by `finish`."""
-        now = time.time()
-        state = JobState.PENDING if upload.complete else JobState.UPLOADING
-        due, error = upload.expires_at, ""
-        if ended is not None and ended[0] == JobState.FAILED:
-            state, error = JobState.FAILED, ended[1] or ""
-            due, until = self._retention.of(state, now)
-            upload = replace(upload, expires_at=until)
-        keys = (*schema.pair(upload.id), schema.EXPIRING, schema.JOBS, schema.OUTBOX)
-        done = 0 if upload.complete else upload.offset
-        fields = [part for item in upload.to_hash().items() for part in item]
-        args = (upload.id, upload.created_at, due, now, state.value, upload.length, done, error)
-        return bool(call(self._redis, schema.STORE, keys, (*args, *fields)))
+    def _store(self, upload: Upload, ended: Ended | None) -> bool:
+        """Store a rebuilt record, unless there is one."""
+        return bool(call(self._redis, schema.STORE, *schema.store(upload, ended, time.time())))
 
     @redis_errors()
     def _remember_tombstone(self, upload_id: str) -> None:

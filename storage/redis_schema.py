@@ -7,8 +7,17 @@ processes that want it. Every script that changes a job publishes on the job's k
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha1
+from typing import TYPE_CHECKING
+
+from storage.job import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from storage.job import Ended
+    from storage.upload import Upload
 
 EXPIRING = "tusd:expiring"
 OUTBOX = "tusd:outbox"
@@ -58,20 +67,43 @@ class Script:
 
 
 # KEYS upload job expiring jobs outbox
-# ARGV id created_at expires_at now state size done error, then the fields of the record
+# ARGV id created_at due state number_of_job_parts, the fields of the job, those of the record
 STORE = Script("""
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 9))
+local last = 5 + tonumber(ARGV[5])
+redis.call('HSET', KEYS[1], unpack(ARGV, last + 1))
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
 if redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('HSET', KEYS[2], 'state', ARGV[5], 'size', ARGV[6], 'done', ARGV[7],
-             'total', ARGV[5] == 'uploading' and ARGV[6] or '0', 'updated_at', ARGV[4])
-  if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'error', ARGV[8]) end
+  redis.call('HSET', KEYS[2], unpack(ARGV, 6, last))
   redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 end
-if ARGV[5] == 'pending' then redis.call('ZADD', KEYS[5], ARGV[4], ARGV[1]) end
+if ARGV[4] == 'pending' then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1]) end
 return 1
 """)
+
+
+def store(upload: Upload, ended: Ended | None, now: float) -> tuple[list[str], list[str]]:
+    """Build KEYS and ARGV of STORE for a record that is new or rebuilt."""
+    state = JobState.PENDING if upload.complete else JobState.UPLOADING
+    due = upload.expires_at
+    job: dict[str, object] = {"size": upload.length, "updated_at": now}
+    if ended is not None:
+        state, due = ended.state, ended.due
+        upload = replace(upload, expires_at=ended.until)
+        job |= {"done": ended.frames, "total": ended.frames}
+        job |= {"plates": ended.plates, "detections": ended.detections}
+        job |= {"error": ended.error} if ended.error else {}
+    elif state is JobState.UPLOADING:
+        job |= {"done": upload.offset, "total": upload.length}
+    parts = _parts({"state": state.value} | job)
+    keys = [*pair(upload.id), EXPIRING, JOBS, OUTBOX]
+    args = [upload.id, str(upload.created_at), str(due), state.value, str(len(parts))]
+    return keys, [*args, *parts, *_parts(upload.to_hash())]
+
+
+def _parts(fields: Mapping[str, object]) -> list[str]:
+    return [str(part) for item in fields.items() for part in item]
+
 
 # KEYS lock upload waiting   ARGV id process ttl_ms take
 # -> ['missing'] | ['held', value, pttl] | ['free', field, value ...]

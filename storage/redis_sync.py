@@ -6,17 +6,20 @@ import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
 from storage import redis_schema as schema
-from storage.errors import StoreUnavailable
+from storage.errors import StorageError, StoreUnavailable
 from storage.redis_locker import is_dead, process_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+log = structlog.get_logger()
 
 # Seconds.
 _CONNECT = 2.0
@@ -58,6 +61,17 @@ def redis_errors() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         raise StoreUnavailable(f"Redis does not answer: {error}") from error
+
+
+@contextmanager
+def one_by_one(upload_id: str) -> Iterator[None]:
+    """Log what is wrong with one upload, so that it stands in no other's way."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except (StorageError, ValueError, KeyError, TypeError) as error:
+        log.warning("upload.skipped", upload=upload_id, reason=str(error))
 
 
 def surely_dead(process: str) -> bool:

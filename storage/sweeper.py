@@ -17,7 +17,7 @@ from storage import redis_schema as schema
 from storage.errors import JournalDamaged, UploadGone, UploadNotFound
 from storage.job import JobState
 from storage.redis_locker import process_identity
-from storage.redis_sync import LEASE, alone, call, redis_errors, release
+from storage.redis_sync import LEASE, alone, call, one_by_one, redis_errors, release
 from storage.upload import Upload
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _BATCH = 200
+_ENDED = (JobState.COMPLETED, JobState.FAILED)
 # Seconds. Not infinity: times must stay times for whoever formats them.
 _FOR_EVER = 100 * 365 * 86400.0
 _LOOK_AGAIN = 3600.0
@@ -76,12 +77,18 @@ class Sweeper:
         return due
 
     def _sweep(self, upload_id: str) -> bool:
+        with one_by_one(upload_id):
+            return self._look(upload_id)
+        self._look_again(upload_id, _LOOK_AGAIN)
+        return False
+
+    def _look(self, upload_id: str) -> bool:
         record, state = self._record(upload_id)
         if record is None:
             return self._sweep_tombstone(upload_id)
         if not record.complete:
             return self._expire(record)
-        if state in schema.ACTIVE:
+        if state not in _ENDED:
             self._look_again(upload_id, _LOOK_AGAIN)
             return False
         if record.expires_at <= time.time():
@@ -104,6 +111,7 @@ class Sweeper:
         """Remove an unfinished upload under its lock, if its journal says that it is due."""
         token = self._lock(record.id)
         if token <= 0:
+            self._look_again(record.id, LEASE)
             return False
         try:
             expires_at = self._journal_expiry(record)

@@ -78,6 +78,10 @@ class Dispatcher:
             with suppress(StorageError):
                 await to_thread.run_sync(self._revive)
             return False
+        except Exception:
+            # One bad record must not end the task that moves all the others on.
+            log.exception("upkeep.failed")
+            return True
         if not self._reachable:
             log.info("redis.back")
         self._reachable = True

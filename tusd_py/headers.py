@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 _METADATA_KEY = re.compile(r"[!-+\--~]+")
 
 
-class InvalidHeader(ValueError):  # noqa: N818  the state is the error
+class InvalidHeader(ValueError):
     """A header says something else than its specification allows."""
 
     def __init__(self, name: str, expected: str, came: str) -> None:

@@ -20,6 +20,7 @@ from storage.errors import (
     UploadNotFound,
 )
 from storage.filestore import FileStore
+from storage.job import Ended, JobState
 from storage.upload import Upload
 
 if TYPE_CHECKING:
@@ -152,8 +153,9 @@ def test_results_holds_nothing_but_results(
 
 
 def test_the_end_of_a_job_is_remembered(store: FileStore, upload: Upload) -> None:
-    store.end_job(upload.id, "failed", "it was no video")
-    assert store.recover(upload.id)[1] == ("failed", "it was no video")
+    ended = Ended(JobState.COMPLETED, 5.0, 6.0, frames=7, plates=8, detections=9)
+    store.end_job(upload.id, ended)
+    assert store.recover(upload.id)[1] == ended
 
 
 def test_a_full_disk_keeps_what_fitted_and_says_so(

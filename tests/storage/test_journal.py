@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from storage import journal
 from storage.errors import JournalDamaged, UploadGone
+from storage.job import Ended, JobState
 from storage.upload import Upload
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def test_a_late_line_of_an_older_token_counts_for_nothing() -> None:
 
 
 def test_the_end_of_the_job_is_remembered_with_its_reason() -> None:
-    read = journal.parse(lines(("complete", 1, 100, 3.0), ("ended", "failed", "not a video")))
-    assert read.ended == ("failed", "not a video")
+    ended = Ended(JobState.FAILED, 5.0, 6.0, "not a video")
+    read = journal.parse(lines(("complete", 1, 100, 3.0), ("ended", ended.to_json())))
+    assert read.ended == ended
 
 
 @given(cut=st.integers(min_value=0, max_value=200))

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from storage import redis_schema as schema
 from storage.errors import LockLost, StoreUnavailable, UploadNotFound
-from storage.job import JobState
+from storage.job import Ended, JobState
 from storage.redis_info import RedisInfoStore, call
 from storage.upload import Upload
 
@@ -33,6 +33,9 @@ def info(redis: Redis) -> RedisInfoStore:
 @pytest.fixture
 def upload() -> Upload:
     return Upload(str(uuid4()), 10, "filename ZMO8", 100.5, 200.5)
+
+
+COMPLETED = Ended(JobState.COMPLETED, 300.0, 400.0, frames=7, plates=8, detections=9)
 
 
 async def record(redis: Redis, upload_id: str) -> Upload:
@@ -126,8 +129,8 @@ async def test_termination_leaves_a_cancelled_job_and_nothing_to_hand_over(
     [
         (False, None, JobState.UPLOADING, False),
         (True, None, JobState.PENDING, True),
-        (True, ("failed", "no video"), JobState.FAILED, False),
-        (True, ("completed", None), JobState.COMPLETED, False),
+        (True, Ended(JobState.FAILED, 300.0, 400.0, "no video"), JobState.FAILED, False),
+        (True, COMPLETED, JobState.COMPLETED, False),
     ],
 )
 async def test_a_restored_record_takes_its_job_up_where_it_stood(
@@ -136,16 +139,20 @@ async def test_a_restored_record_takes_its_job_up_where_it_stood(
     upload: Upload,
     *,
     complete: bool,
-    ended: tuple[str, str | None] | None,
+    ended: Ended | None,
     state: JobState,
     in_outbox: bool,
 ) -> None:
     upload = replace(upload, offset=10 if complete else 3, complete=complete, token=7)
     await info.restore(upload, ended)
-    assert await record(redis, upload.id) == upload
+    kept = replace(upload, expires_at=400.0) if ended else upload
+    assert await record(redis, upload.id) == kept
+    assert await redis.zscore(schema.EXPIRING, upload.id) == (300.0 if ended else 200.5)
     job = await info.job(upload.id)
     assert job is not None
-    assert (job.state, job.error) == (state, ended[1] if ended else None)
+    assert (job.state, job.error) == (state, ended.error if ended else None)
+    if ended is COMPLETED:
+        assert job.message == "Processed 7/7 frames (8 unique plates, 9 total detections)"
     assert bool(await redis.zcard(schema.OUTBOX)) is in_outbox
 
 

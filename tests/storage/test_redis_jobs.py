@@ -223,7 +223,9 @@ def test_a_job_goes_from_pending_over_processing_to_completed(place: Place) -> N
     assert job.state is JobState.COMPLETED
     assert job.message == "Processed 7/7 frames (1 unique plates, 5 total detections)"
     assert json.loads(place.data.result(upload_id) or b"") == RESULT
-    assert place.data.recover(upload_id)[1] == ("completed", None)
+    ended = place.data.recover(upload_id)[1]
+    assert ended is not None
+    assert (ended.state, ended.frames, ended.plates) == (JobState.COMPLETED, 7, 1)
     with pytest.raises(UploadGone):
         place.data.read(upload_id)
 
@@ -271,7 +273,9 @@ def test_a_failed_job_keeps_its_video_and_its_sentence(place: Place) -> None:
     jobs = place.jobs()
     jobs.fail(upload_id, jobs.start(upload_id), "Uploaded file is empty")
     assert place.job(upload_id).message == "Uploaded file is empty"
-    assert place.data.recover(upload_id)[1] == ("failed", "Uploaded file is empty")
+    ended = place.data.recover(upload_id)[1]
+    assert ended is not None
+    assert (ended.state, ended.error) == (JobState.FAILED, "Uploaded file is empty")
     with place.data.read(upload_id) as video:
         assert video.read() == VIDEO
 
@@ -590,3 +594,20 @@ def test_a_removal_that_died_before_redis_knew_is_completed(place: Place) -> Non
     place.make_due(upload_id)
     assert place.jobs().sweep() == 1
     assert place.job(upload_id).state is JobState.CANCELLED
+
+
+def test_a_record_that_cannot_be_read_stands_in_no_others_way(place: Place) -> None:
+    newer = place.upload(complete=False, expires_at=time.time() - 2)
+    expired = place.upload(complete=False, expires_at=time.time() - 1)
+    place.text.hset(schema.upload_key(newer), "version", "99")
+    assert place.jobs().sweep() == 1
+    assert place.job(newer).state is JobState.UPLOADING
+    assert place.job(expired).state is JobState.CANCELLED
+    assert (place.due(newer) or 0) > time.time()
+
+
+def test_a_finished_upload_whose_job_is_unknown_is_not_swept(place: Place) -> None:
+    upload_id = place.upload(complete=True, expires_at=time.time() - 1)
+    place.text.delete(schema.job_key(upload_id))
+    assert place.jobs().sweep() == 0
+    place.data.read(upload_id).close()
