@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
@@ -23,6 +24,8 @@ def cut(image: Image, quad: Quad, margin: tuple[float, float] = (0.0, 0.0)) -> I
         margin: what to add on each side, as a share of the width and of the height.
     """
     corners = _widened(np.array(quad, np.float32), margin)
+    if _is_upright(corners) and not _is_within(image, corners):
+        return _slice(image, corners)
     width = max(2, round(max(_side(corners, 0, 1), _side(corners, 3, 2))))
     height = max(2, round(max(_side(corners, 0, 3), _side(corners, 1, 2))))
     target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
@@ -35,6 +38,24 @@ def cut(image: Image, quad: Quad, margin: tuple[float, float] = (0.0, 0.0)) -> I
         borderMode=cv2.BORDER_REPLICATE,
     )
     return np.asarray(plate, np.uint8)
+
+
+def _is_upright(corners: NDArray[np.float32]) -> bool:
+    return bool(corners[0][1] == corners[1][1] and corners[0][0] == corners[3][0])
+
+
+def _is_within(image: Image, corners: NDArray[np.float32]) -> bool:
+    height, width = image.shape[:2]
+    return bool(corners.min() >= 0 and (corners <= (width, height)).all())
+
+
+def _slice(image: Image, corners: NDArray[np.float32]) -> Image:
+    # Nothing is made up beyond the border: readers take a smear for a character.
+    height, width = image.shape[:2]
+    left, top = (max(0, int(side)) for side in corners[0])
+    right, bottom = (math.ceil(side) for side in corners[2])
+    left, top = min(left, width - 1), min(top, height - 1)
+    return image[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def _widened(corners: NDArray[np.float32], margin: tuple[float, float]) -> NDArray[np.float32]:

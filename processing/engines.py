@@ -75,21 +75,20 @@ def choose(
         home: folder that holds the libraries' caches; None for the user's.
 
     Raises:
-        ReaderUnavailable: a reader asked for by name lacks its libraries or files.
+        ReaderUnavailable: a reader asked for by name lacks its libraries or sound files.
     """
     if name == "easyocr":
         return _easyocr(easyocr, threads)
     if name == "rapidocr":
         return _rapidocr("rapidocr was chosen by name", threads)
     try:
-        files = find_alpr(alpr_model_dir, home)
+        return _alpr(find_alpr(alpr_model_dir, home), name, threads)
     except ReaderUnavailable as error:
         if name == "alpr":
             raise
         return _rapidocr(
             f"auto chose rapidocr, whose models are inside its package, as {error.came}", threads
         )
-    return _alpr(files, name, threads)
 
 
 def find_alpr(alpr_model_dir: Path | None = None, home: Path | None = None) -> AlprFiles:
@@ -163,9 +162,16 @@ def _easyocr(options: EasyOcrOptions | None, threads: int) -> Engine:
 
 def _alpr(files: AlprFiles, name: ReaderName, threads: int) -> Engine:
     why = "alpr was chosen by name" if name == "alpr" else "auto chose alpr"
-    return Engine(
-        AlprDetector(files.detector, threads),
-        AlprReader(files.reader, files.config, threads),
-        "alpr",
-        f"{why}: its models {files.detector.name} and {files.reader.name} are on this machine",
-    )
+    try:
+        detector = AlprDetector(files.detector, threads)
+        reader = AlprReader(files.reader, files.config, threads)
+    except Exception as error:
+        # The libraries raise whatever onnxruntime, yaml and pydantic raise.
+        raise ReaderUnavailable(
+            "alpr",
+            f"sound model files {files.detector}, {files.reader} and {files.config.name}",
+            f"they cannot be loaded ({error})",
+            "Put the official files there, or choose PLATE_READER=rapidocr",
+        ) from error
+    names = f"{files.detector.name} and {files.reader.name}"
+    return Engine(detector, reader, "alpr", f"{why}: its models {names} are on this machine")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from processing.crop import cut
 from processing.result import Analysis, Reading
-from processing.text import is_plate, normalise
+from processing.text import is_plate, normalise, plausibility
 from processing.track import Tracker, plates, without_overlays
 from processing.video import open_video
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from processing.video import Frame, Source, Video
 
 # Enough to read a car that passes in half a second several times.
-FRAMES_PER_SECOND = 5
+FRAMES_PER_SECOND = 6
 LIKELY_FPS = 30.0
 # A character more is worth this much confidence, and joining two lines costs so much: the join
 # must bring three characters more than its better part.
@@ -72,7 +72,7 @@ def analyse(
         reader: reads them.
         on_progress: called after each analysed frame and once at the end; what it raises ends
             the analysis and goes through.
-        every: analyse each so many frames; None for about five a second of video.
+        every: analyse each so many frames; None for about six a second of video.
         min_confidence: plates below are left out, 0 to 1.
         reason: why this detector and reader run, for the result.
 
@@ -182,8 +182,9 @@ def best_readings(
 
 
 def _worth(candidate: Candidate, text: Text) -> float:
+    letters = normalise(text.raw)
     cost = COST_OF_A_JOIN if candidate.joined else 0.0
-    return text.confidence + WORTH_OF_A_CHARACTER * len(normalise(text.raw)) - cost
+    return text.confidence * plausibility(letters) + WORTH_OF_A_CHARACTER * len(letters) - cost
 
 
 def _reading(frame: Frame, candidate: Candidate, text: Text) -> Reading:

@@ -35,14 +35,15 @@ PATTERNS = ("LLDDLLL", "LLLDDDD", "LLDDDLL", "LLLDDD", "DLLLDDD")
 PAINTS: tuple[Colour, ...] = (
     (60, 52, 48), (150, 60, 40), (45, 45, 150), (190, 190, 188), (70, 95, 60), (40, 110, 160),
 )  # fmt: skip
+GLASS: Colour = (58, 50, 44)
 CODECS = {".webm": "VP90", ".mkv": "VP90", ".mp4": "mp4v", ".avi": "MJPG"}
 PLATE_SIZE = (520, 112)  # millimetres, and pixels of the texture
 BLUR_STEPS = 4
-SHUTTER = 0.35  # share of a frame's time
+SHUTTER = 0.014  # seconds it stays open
 FOCAL = 2600.0  # pixels at 1280 pixels of width
 HORIZON = -200.0  # pixels below the upper edge, likewise
 CAMERA_HEIGHT = 4.0  # metres, as all lengths of the scene
-FAR, NEAR = 30.0, 8.0
+FAR, NEAR, UNDER_CAMERA = 30.0, 8.0, 4.0
 ENCODER_BITS = (2**31 - 1) // 2
 
 
@@ -294,7 +295,7 @@ def _exposed(
     # Motion blur: the shutter stays open while things move.
     total = np.zeros(road.shape, np.float32)
     for step in range(BLUR_STEPS):
-        then = moment + SHUTTER / setting.fps * step / BLUR_STEPS
+        then = moment + SHUTTER * step / BLUR_STEPS
         picture = road.copy()
         for car, texture in sorted(driving, key=lambda one: -one[0].place(then)[1]):
             if -0.15 <= (then - car.start) / car.duration <= 1.0:
@@ -304,13 +305,13 @@ def _exposed(
 
 
 def _draw(setting: Setting, picture: Image, car: Car, texture: Image, moment: float) -> None:
-    if car.place(moment)[1] < 4.0:  # noqa: PLR2004 - it is under the camera
+    if car.place(moment)[1] < UNDER_CAMERA:
         return
     for corners, shade in _body(car):
         colour = [min(255, round(value * shade)) for value in car.paint]
         _fill(picture, _of_car(setting, car, moment, corners), colour)
-    for corners, colour in _details(car):
-        _fill(picture, _of_car(setting, car, moment, corners), colour)
+    for corners, fixed in _details(car):
+        _fill(picture, _of_car(setting, car, moment, corners), fixed)
     _paste(picture, texture, _plate_corners(setting, car, moment))
 
 
@@ -319,31 +320,26 @@ def _body(car: Car) -> Iterator[tuple[list[list[float]], float]]:
     yield _flat(0.95, 0.03, -0.1, length + 0.1), 0.0
     yield _flat(0.86, 0.95, 0.0, length), 1.15
     yield _flat(0.70, 1.42, 1.1, 2.9), 1.3
-    yield _upright(0.86, 0.3, 0.95, 0.0), 0.95 if car.leaving else 1.0
+    yield _upright(-0.86, 0.86, 0.3, 0.95), 0.95 if car.leaving else 1.0
 
 
-def _details(car: Car) -> Iterator[tuple[list[list[float]], Sequence[int]]]:
-    glass, lamp = (58, 50, 44), (30, 30, 190) if car.leaving else (215, 235, 240)
-    yield [[-0.78, 0.96, 0.45], [0.78, 0.96, 0.45], [0.68, 1.4, 1.1], [-0.68, 1.4, 1.1]], glass
-    yield _upright(0.86, 0.28, 0.5, -0.02), (44, 42, 40)
+def _details(car: Car) -> Iterator[tuple[list[list[float]], Colour]]:
+    lamp = (30, 30, 190) if car.leaving else (215, 235, 240)
+    yield [[-0.78, 0.96, 0.45], [0.78, 0.96, 0.45], [0.68, 1.4, 1.1], [-0.68, 1.4, 1.1]], GLASS
+    yield _upright(-0.86, 0.86, 0.28, 0.5), (44, 42, 40)
     for side in (-1, 1):
-        inner, outer = side * 0.58, side * 0.82
-        yield [
-            [inner, 0.86, -0.01], [outer, 0.86, -0.01], [outer, 0.7, -0.01], [inner, 0.7, -0.01],
-        ], lamp  # fmt: skip
-        wheel = side * 0.66
-        yield [
-            [wheel - 0.12, 0.3, 0.0], [wheel + 0.12, 0.3, 0.0],
-            [wheel + 0.12, 0.0, 0.0], [wheel - 0.12, 0.0, 0.0],
-        ], (20, 20, 20)  # fmt: skip
+        yield _upright(side * 0.58, side * 0.82, 0.7, 0.86), lamp
+        yield _upright(side * 0.54, side * 0.78, 0.0, 0.3), (20, 20, 20)
 
 
 def _flat(half: float, up: float, start: float, end: float) -> list[list[float]]:
     return [[-half, up, start], [half, up, start], [half, up, end], [-half, up, end]]
 
 
-def _upright(half: float, low: float, high: float, ahead: float) -> list[list[float]]:
-    return [[-half, high, ahead], [half, high, ahead], [half, low, ahead], [-half, low, ahead]]
+def _upright(left: float, right: float, low: float, high: float) -> list[list[float]]:
+    # A little nearer than the body.
+    near = -0.01
+    return [[left, high, near], [right, high, near], [right, low, near], [left, low, near]]
 
 
 def _fill(picture: Image, corners: Floats, colour: Sequence[int]) -> None:
@@ -358,20 +354,26 @@ def _paste(picture: Image, texture: Image, corners: Floats) -> None:
     right, bottom = min(right, width), min(bottom, height)
     if left >= right or top >= bottom:
         return
+    here = (corners - np.array([left, top])).astype(np.float32)
+    size = (int(right - left), int(bottom - top))
+    warped = _warped(texture, here, size)
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    _fill(mask, here, (255,))
+    share = mask[:, :, None] / np.float32(255)
+    part = picture[top:bottom, left:right]
+    part[:] = np.round(part * (1 - share) + warped * share).astype(np.uint8)
+
+
+def _warped(texture: Image, corners: Floats, size: tuple[int, int]) -> Image:
     # Shrunk first, or the warp would pick single pixels of the large texture.
     wanted = max(8, round(float(np.linalg.norm(corners[1] - corners[0])) * 1.5))
     scale = min(1.0, wanted / texture.shape[1])
     small = cv2.resize(texture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     tall, wide = small.shape[:2]
     source = np.array([[0, 0], [wide, 0], [wide, tall], [0, tall]], np.float32)
-    transform = cv2.getPerspectiveTransform(source, corners - np.float32([left, top]))
-    size = (int(right - left), int(bottom - top))
+    transform = cv2.getPerspectiveTransform(source, corners)
     warped = cv2.warpPerspective(small, transform, size, borderMode=cv2.BORDER_REPLICATE)
-    mask = np.zeros((size[1], size[0]), np.uint8)
-    _fill(mask, corners - np.float32([left, top]), (255,))
-    share = mask[:, :, None] / np.float32(255)
-    part = picture[top:bottom, left:right]
-    part[:] = np.round(part * (1 - share) + warped * share).astype(np.uint8)
+    return np.asarray(warped, np.uint8)
 
 
 def _road(setting: Setting, random: np.random.Generator) -> Image:
@@ -399,7 +401,7 @@ def _road(setting: Setting, random: np.random.Generator) -> Image:
 
 def _vignette(setting: Setting) -> Floats:
     y, x = np.mgrid[-1 : 1 : setting.height * 1j, -1 : 1 : setting.width * 1j]
-    return (1 - 0.16 * (x**2 + y**2))[:, :, None].astype(np.float32)
+    return np.asarray(1 - 0.16 * (x**2 + y**2), np.float32)[:, :, None]
 
 
 def _brightness(moment: float) -> np.float32:

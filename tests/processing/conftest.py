@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.scene import Setting, Shown, write
+from tests.scene import Setting, Shown, truth, write
 
 if TYPE_CHECKING:
     from tests.processing.doubles import SharedFolder
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def small() -> Setting:
     """Return a scene that is drawn and read within seconds."""
-    return Setting(seed=3, width=960, height=544, fps=10, seconds=4.0, plates=2)
+    return Setting(seed=3, fps=10, seconds=4.0, plates=2)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def small_clip(small: Setting, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a clip for decoding only: 20 frames of 320 x 192 at 10 a second, in a webm-like mkv."""
+    """Return a clip for decoding only: 20 frames of 320 x 192 at 10 a second."""
     path = tmp_path_factory.mktemp("scene") / "tiny.mkv"
     write(path, Setting(seed=1, width=320, height=192, fps=10, seconds=2.0, plates=1))
     return path
@@ -38,8 +38,6 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_truth(small: Setting) -> list[Shown]:
     """Return what is true of the small scene."""
-    from tests.scene import truth  # noqa: PLC0415
-
     return truth(small)
 
 

@@ -22,8 +22,14 @@ def test_margin_widens_each_side_by_a_share() -> None:
     assert cut(image, quad(50, 50, 100, 50), (0.1, 0.2)).shape == (70, 120, 3)
 
 
-def test_a_plate_at_the_border_is_cut_all_the_same() -> None:
+def test_nothing_is_made_up_beyond_the_border() -> None:
     image = np.full((40, 60, 3), 7, np.uint8)
-    plate = cut(image, quad(-10, -5, 40, 20), (0.1, 0.1))
-    assert plate.shape == (24, 48, 3)
+    assert cut(image, quad(-10, -5, 40, 20), (0.1, 0.1)).shape == (17, 34, 3)
+    assert cut(image, quad(40, 30, 40, 20)).shape == (10, 20, 3)
+
+
+def test_a_slanted_plate_at_the_border_is_cut_all_the_same() -> None:
+    image = np.full((40, 60, 3), 7, np.uint8)
+    plate = cut(image, ((-10, -5), (30, -4), (30, 16), (-10, 15)), (0.1, 0.1))
+    assert plate.shape[1] > plate.shape[0]
     assert set(plate.ravel().tolist()) == {7}

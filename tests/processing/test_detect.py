@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from processing.video import Image
     from tests.processing.doubles import SharedFolder
 
-SETTING = Setting(seed=3, fps=10, seconds=4.0, plates=2)
+SETTING = Setting(seed=3, fps=10, seconds=4.0, plates=1)
 
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    """Return a frame in which the first plate is near."""
+    """Return a frame in which one car is near."""
     return still(SETTING, truth(SETTING)[0].last_seen - 0.3)
 
 

@@ -78,6 +78,16 @@ def test_alpr_by_name_without_its_libraries_names_the_extra(
         choose("alpr", alpr_model_dir=tmp_path, home=tmp_path)
 
 
+def test_damaged_alpr_files_are_told_by_name_and_passed_over_by_auto(tmp_path: Path) -> None:
+    pytest.importorskip("open_image_models")
+    folder = laid(tmp_path / "models", DETECTOR, READER, CONFIG)
+    with pytest.raises(ReaderUnavailable, match="cannot be loaded"):
+        choose("alpr", alpr_model_dir=folder, home=tmp_path)
+    engine = choose("auto", alpr_model_dir=folder, home=tmp_path, threads=1)
+    assert engine.name == "rapidocr"
+    assert "cannot be loaded" in engine.reason
+
+
 def test_auto_without_alpr_takes_rapidocr_and_says_why(tmp_path: Path) -> None:
     engine = choose("auto", home=tmp_path, threads=1)
     assert (engine.name, engine.reader.name) == ("rapidocr", "rapidocr")

@@ -5,6 +5,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import cv2
+import numpy as np
 import pytest
 
 from processing.detect import Candidate
@@ -43,8 +44,10 @@ def alpr(shared: SharedFolder) -> Engine:
     return choose("alpr", alpr_model_dir=shared("models"), threads=2)
 
 
-def run(engine: Engine, source: Source) -> Analysis:
-    return analyse(source, engine.detector, engine.reader, ignore, reason=engine.reason)
+def run(engine: Engine, source: Source, every: int | None = None) -> Analysis:
+    return analyse(
+        source, engine.detector, engine.reader, ignore, every=every, reason=engine.reason
+    )
 
 
 def texts(analysis: Analysis) -> list[str]:
@@ -74,17 +77,19 @@ def test_alpr_reads_a_drawn_scene_exactly(
 
 def test_default_engine_reads_the_shipped_clip_exactly(rapidocr: Engine, demo_clip: Path) -> None:
     truth = json.loads(demo_clip.with_suffix(".json").read_text(encoding="utf-8"))
-    analysis = run(rapidocr, demo_clip)
+    analysis = run(rapidocr, demo_clip, every=8)
     assert sorted(texts(analysis)) == sorted(plate["text"] for plate in truth["plates"])
 
 
 def test_alpr_reads_the_shipped_clip_exactly(alpr: Engine, demo_clip: Path) -> None:
     truth = json.loads(demo_clip.with_suffix(".json").read_text(encoding="utf-8"))
-    assert sorted(texts(run(alpr, demo_clip))) == sorted(plate["text"] for plate in truth["plates"])
+    assert sorted(texts(run(alpr, demo_clip, every=8))) == sorted(
+        plate["text"] for plate in truth["plates"]
+    )
 
 
 def test_alpr_reads_the_real_toll_booth_and_no_clock(alpr: Engine, shared: SharedFolder) -> None:
-    analysis = run(alpr, shared("videos/parkpow_cars.mp4"))
+    analysis = run(alpr, shared("videos/parkpow_cars.mp4"), every=5)
     assert texts(analysis)[:2] == ["34A36837", "34A23126"]
     assert set(texts(analysis)) <= {"34A36837", "34A23126", "89C20339"}
 
@@ -92,13 +97,13 @@ def test_alpr_reads_the_real_toll_booth_and_no_clock(alpr: Engine, shared: Share
 def test_alpr_is_sure_of_nothing_where_plates_cannot_be_read(
     alpr: Engine, shared: SharedFolder
 ) -> None:
-    analysis = run(alpr, shared("videos/intel_car-detection.mp4"))
+    analysis = run(alpr, shared("videos/intel_car-detection.mp4"), every=10)
     assert [plate for plate in analysis.plates if plate.confidence >= 0.5] == []
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("br/AYO9034.jpg", "AYO9034"), ("us/us6.jpg", "HLOKTY1"), ("eu/eu3.jpg", "FWE50")],
+    [("br/AYO9034.jpg", "AYO9034"), ("us/wts-lg-000043.jpg", "FB8R4T"), ("eu/eu3.jpg", "FWE50")],
 )
 def test_alpr_reads_real_stills(alpr: Engine, shared: SharedFolder, name: str, text: str) -> None:
     analysis = run(alpr, shared(f"plates/{name}"))
@@ -141,7 +146,7 @@ def test_what_progress_raises_ends_the_analysis(tiny_clip: Path) -> None:
     assert detector.seen == 3
 
 
-def test_about_five_frames_a_second_are_analysed_where_nothing_is_asked(tiny_clip: Path) -> None:
+def test_about_six_frames_a_second_are_analysed_where_nothing_is_asked(tiny_clip: Path) -> None:
     analysis = analyse(tiny_clip, FixedDetector(), FixedReader(), ignore)
     assert (analysis.frames, analysis.frames_analysed) == (20, 10)
 
@@ -195,4 +200,4 @@ def test_a_plate_joined_with_a_sticker_gives_way_to_the_plate() -> None:
 
 def blank() -> Frame:
     """Return a frame whose picture does not matter."""
-    return Frame(0, 0.0, cv2.UMat(2, 2, cv2.CV_8UC3).get().astype("uint8"))
+    return Frame(0, 0.0, np.zeros((2, 2, 3), np.uint8))

@@ -140,13 +140,50 @@ def test_easyocr_is_asked_never_to_download_and_reads_crops(
 
 
 def test_easyocr_itself_tells_missing_weights(tmp_path: Path) -> None:
-    pytest.importorskip("easyocr", reason="easyocr is not installed", exc_type=Exception)
+    pytest.importorskip("easyocr", reason="easyocr is not installed")
     with pytest.raises(ReaderUnavailable, match="they are missing"):
         EasyOcrReader(EasyOcrOptions(model_dir=tmp_path, network_dir=tmp_path))
 
 
 def test_easyocr_itself_tells_a_bad_checksum(tmp_path: Path) -> None:
-    pytest.importorskip("easyocr", reason="easyocr is not installed", exc_type=Exception)
+    pytest.importorskip("easyocr", reason="easyocr is not installed")
     (tmp_path / "english_g2.pth").write_bytes(b"not the official file")
     with pytest.raises(ReaderUnavailable, match="wrong checksum"):
         EasyOcrReader(EasyOcrOptions(model_dir=tmp_path, network_dir=tmp_path))
+
+
+# A network that says AB12 whatever it sees: EasyOCR's way from crop to text is what is tested.
+OWN_NETWORK = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, input_channel, output_channel, hidden_size, num_class):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(output_channel, num_class))
+
+    def forward(self, image, text):
+        return self.logits.unsqueeze(0).expand(image.shape[0], -1, -1)
+"""
+OWN_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's and easyocr's own
+def test_easyocr_itself_reads_with_a_network_of_ones_own(tmp_path: Path) -> None:
+    pytest.importorskip("easyocr", reason="easyocr is not installed")
+    torch: Any = pytest.importorskip("torch")
+    (tmp_path / "plates.py").write_text(OWN_NETWORK)
+    (tmp_path / "plates.yaml").write_text(
+        "network_params: {input_channel: 1, output_channel: 12, hidden_size: 8}\n"
+        f"imgH: 64\nlang_list: ['en']\ncharacter_list: '{OWN_CHARACTERS}'\n"
+    )
+    # Class 0 is the blank between characters (CTC).
+    classes = [0] * 12
+    classes[::3] = [OWN_CHARACTERS.index(character) + 1 for character in "AB12"]
+    logits = 20.0 * torch.nn.functional.one_hot(torch.tensor(classes), len(OWN_CHARACTERS) + 1)
+    torch.save({"module.logits": logits}, tmp_path / "plates.pth")
+    options = EasyOcrOptions(model_dir=tmp_path, network_dir=tmp_path, network="plates")
+    found = EasyOcrReader(options).read([crop("XY99ZZZ"), crop("KX73LMN")])
+    assert [text.raw for text in found] == ["AB12", "AB12"]
+    assert all(text.confidence > 0.99 for text in found)

@@ -26,9 +26,7 @@ def found(frames: Iterable[Sequence[Reading]]) -> list[Plate]:
 
 def passing(text: str, start: int = 0, count: int = 5, y: int = 100) -> list[list[Reading]]:
     """Return a plate that moves 60 pixels a frame."""
-    return [
-        [reading(text, start + step, at=(100 + 60 * step, y))] for step in range(count)
-    ]
+    return [[reading(text, start + step, at=(100 + 60 * step, y))] for step in range(count)]
 
 
 def test_a_moving_plate_is_one_plate_with_its_times() -> None:

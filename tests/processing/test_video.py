@@ -66,7 +66,7 @@ def test_a_still_image_is_a_video_of_one_frame(ending: str, tmp_path: Path) -> N
 def test_an_empty_source_is_an_empty_video(tmp_path: Path, *, as_reader: bool) -> None:
     path = tmp_path / "empty.mp4"
     path.touch()
-    with pytest.raises(EmptyVideo, match="^Uploaded file is empty$"):
+    with pytest.raises(EmptyVideo, match=r"^Uploaded file is empty$"):
         probe(BytesIO() if as_reader else path)
 
 
@@ -131,14 +131,18 @@ def test_damage_in_the_middle_ends_in_frames_or_in_a_clear_error(tiny_clip: Path
     chance = np.random.default_rng(5)
     for place in chance.integers(500, len(damaged), 300):
         damaged[place] ^= 0xFF
-    assert len(list(frames(BytesIO(bytes(damaged)), 1))) <= 20
+    try:
+        found = list(frames(BytesIO(bytes(damaged)), 1))
+    except NotAVideo:
+        return
+    assert 0 < len(found) <= 20
 
 
 def test_every_below_one_is_refused(tiny_clip: Path) -> None:
-    with pytest.raises(ValueError, match="every >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"every >= 1, got 0"):
         next(frames(tiny_clip, 0))
 
 
 def test_times_count_from_the_start_of_a_stream_that_starts_late(shared: SharedFolder) -> None:
     found = list(frames(shared("videos/parkpow_cars.mp4"), 112))
-    assert [round(frame.time, 3) for frame in found] == [0.0, 6.183, 12.212, 18.539]
+    assert [round(found[place].time, 3) for place in (0, -1)] == [0.0, 18.539]

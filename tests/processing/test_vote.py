@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import random
+import random  # noqa: TC003 - Hypothesis reads the annotation
 from string import ascii_uppercase, digits
 
 import pytest
