@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     """Directory with the ONNX files of the alpr reader."""
     easyocr_model_dir: Path | None = None
     """Directory with EasyOCR's weights, and `user_network/` with a network of your own."""
-    easyocr_recog_network: str = "english_g2"
+    easyocr_recog_network: str = "standard"
     """EasyOCR's recognition network, or the name of your own."""
     easyocr_gpu: bool = False
     """Run EasyOCR on the GPU."""

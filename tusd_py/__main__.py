@@ -7,6 +7,7 @@ import os
 import sys
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ BESIDE = ("settings", "storage", "worker", "processing")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A file's name may be no text at all; stderr writes such names like this already.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _refuse_shadows()
         if not words or words[0] not in VERBS:

@@ -38,6 +38,15 @@ def eventually(look: Callable[[], T | None], what: str, *, deadline: float = DEA
         time.sleep(0.02)
 
 
+def is_dead(pid: int) -> bool:
+    """Tell whether a process has ended, though perhaps nobody has asked for its status yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
 class Process:
     """Run one command, its output in a file."""
 
@@ -96,6 +105,10 @@ class Process:
         """Ask it to stop."""
         self._popen.terminate()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._popen.send_signal(number)
+
     def kill9(self) -> None:
         """Kill it without a warning, and return when it is dead."""
         self._popen.kill()
@@ -110,6 +123,12 @@ class Process:
             self._popen.wait(20)
         except subprocess.TimeoutExpired:
             self.kill9()
+
+    def children(self) -> list[int]:
+        """Return the processes that it has forked and that live."""
+        threads = Path(f"/proc/{self.pid}/task").iterdir()
+        found = [int(pid) for one in threads for pid in (one / "children").read_text().split()]
+        return [pid for pid in found if not is_dead(pid)]
 
     def rss_peak(self) -> int:
         """Return the most memory it ever had, in bytes (proc(5), VmHWM)."""

@@ -96,10 +96,13 @@ class Proxy:
             return fits, True
 
     def _to_client(self, server: socket.socket, client: socket.socket) -> None:
-        with suppress(OSError):
+        try:
             while data := server.recv(_PIECE):
                 client.sendall(data)
             client.shutdown(socket.SHUT_WR)
+        except OSError:
+            # The server was killed: its kernel reset what it had not read.
+            self._reset(client)
 
     def _reset(self, *both: socket.socket) -> None:
         for one in both:

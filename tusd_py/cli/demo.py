@@ -267,8 +267,8 @@ def _port(settings: Settings, *, once: bool) -> int:
     try:
         for one in listen("127.0.0.1", settings.port):
             one.close()
-    except CommandError as error:
-        say(f"{error} Taking a free one.")
+    except CommandError:
+        say(f"Port {settings.port} is taken: the demo takes a free one.")
         return 0
     return settings.port
 

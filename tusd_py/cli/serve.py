@@ -141,11 +141,16 @@ def _watch(embedded: Embedded, done: threading.Event) -> None:
     """Start the private Redis again if it dies."""
     from storage.embedded import EmbeddedUnavailable  # noqa: PLC0415
 
+    told = ""
     while not done.wait(WATCH_SECONDS):
         try:
             embedded.ensure()
+            told = ""
         except EmbeddedUnavailable as error:
-            print(f"tusd-py: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            # Once is enough: it goes on every other second.
+            if str(error) != told:
+                told = str(error)
+                print(f"tusd-py: {told}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _need_directory(settings: Settings) -> None:
@@ -186,7 +191,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             # A name may stand for an address this machine lacks, as localhost for ::1.
             if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} and bound:
-                bound[0].close()
+                for other in bound:
+                    other.close()
                 raise _unavailable(host, port, error) from error
             refused = refused or error
     if not bound and refused is not None:

@@ -99,7 +99,7 @@ def show_plates(plates: Iterable[Mapping[str, Any]]) -> None:
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table whose columns of numbers stand right."""
     # Without lines between the columns it fits 80 characters.
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column in columns:
         side: Literal["left", "right"] = "right" if column in COLUMNS[1:] else "left"
         table.add_column(column, justify=side, no_wrap=True)

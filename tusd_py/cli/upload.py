@@ -105,7 +105,9 @@ def _one(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     if not path.is_file():
         raise CommandError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
-    metadata = {"filename": path.name, "filetype": _media_type(path)}
+    # Metadata are UTF-8; a name on disk is any bytes.
+    name = os.fsencode(path.name).decode(errors="replace")
+    metadata = {"filename": name, "filetype": _media_type(path)}
     with new_session() as session, Receipt(path, options.url) as receipt, meter() as shown:
         patience = Patience(options.retry_seconds, shown.say, known=receipt.url is not None)
         try:

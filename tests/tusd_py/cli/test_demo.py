@@ -82,6 +82,7 @@ def said(process: subprocess.Popen[str], text: str) -> str:
 
 
 @pytest.mark.skipif(not CLIP.is_file(), reason="the bundled clip is not there")
+@pytest.mark.timeout(600)
 def test_the_demo_cuts_resumes_and_reads_the_plates_of_its_clip(home: Path) -> None:
     done = run(home, "demo", "--once", "--plate-reader", "rapidocr", env={"TMPDIR": str(home)})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -106,6 +107,14 @@ def test_a_directory_that_cannot_be_made_exits_with_3(home: Path, noise: Path) -
     assert done.returncode == 3
     assert "Not a directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_disk_without_room_exits_with_3_and_says_what_to_do(home: Path, noise: Path) -> None:
+    env = {"TMPDIR": str(home), "MIN_FREE_BYTES": str(2**60)}
+    done = run(home, "demo", "--once", "--video", noise.name, env=env)
+    assert done.returncode == 3
+    assert "make room, or choose another with --data DIR or TMPDIR" in done.stderr
+    assert nothing_is_left(home)
 
 
 def test_a_video_that_is_not_there_is_told(home: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,6 @@ from tusd_py.cli.serve import listen
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
 LISTENING = re.compile(r"Listening on http://127\.0\.0\.1:(\d+)/files/")
 
@@ -64,6 +64,16 @@ def test_a_port_bound_but_not_closed_is_refused() -> None:
     (first,) = listen("127.0.0.1", 0)
     with first, pytest.raises(CommandError, match="is taken"):
         listen("127.0.0.1", first.getsockname()[1])
+
+
+def test_the_server_holds_none_of_the_libraries_that_analyse(tmp_path: Path) -> None:
+    with start(tmp_path, "serve", "--port", "0") as server:
+        port_of(server)
+        mapped = Path(f"/proc/{server.pid}/maps").read_text()
+        server.terminate()
+        server.communicate()
+    assert "uvloop" in mapped
+    assert not [name for name in ("cv2", "numpy", "onnxruntime", "torch") if name in mapped]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -238,6 +238,14 @@ def test_no_wait_tells_the_jobs_url_and_keeps_nothing(server: TusServer, tmp_pat
     assert receipts(tmp_path) == []
 
 
+def test_a_name_that_is_no_text_is_sent_and_printed(server: TusServer, tmp_path: Path) -> None:
+    (tmp_path / "v\udcff.mp4").write_bytes(b"x")
+    done = run(tmp_path, "upload", "v\udcff.mp4", "--url", server.url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("v\\udcff.mp4: ")
+    assert b64encode("v\ufffd.mp4".encode()).decode() in server.metadata.popitem()[1]
+
+
 def test_a_url_without_a_path_means_the_servers_files(server: TusServer, tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(b"x")
     done = run(tmp_path, "upload", "v.mp4", "--url", server.url.removesuffix("/files/"))
