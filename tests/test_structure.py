@@ -102,3 +102,10 @@ def test_the_environment_example_names_every_setting_with_its_default() -> None:
         for name, field in Settings.model_fields.items()
     }
     assert {name: value.lower() for name, value in lines} == expected
+
+
+def test_the_readme_has_every_setting_with_its_default_and_meaning() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name, field in Settings.model_fields.items():
+        default = "unset" if field.default is None else field.default
+        assert f"| `{name.upper()}` | `{default}` | {field.description} |" in text

@@ -26,7 +26,7 @@ JS = Path(__file__).parent / "js"
 Event = dict[str, Any]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def node() -> Path:
     """Find what runs the client."""
     found = shutil.which("node")
@@ -83,7 +83,6 @@ def answers(events: list[Event]) -> list[tuple[str, int]]:
     return [(one["method"], one["status"]) for one in events if one["event"] == "response"]
 
 
-@pytest.mark.usefixtures("content")
 def test_the_lock_file_names_no_place_and_every_package_is_hashed() -> None:
     lock = json.loads((JS / "package-lock.json").read_text())
     packages = [package for name, package in lock["packages"].items() if name]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -24,7 +25,6 @@ from tusd_py.cli import (
     new_parser,
     read_settings,
     sentence,
-    stop_on,
 )
 
 if TYPE_CHECKING:
@@ -65,9 +65,12 @@ def main(arguments: Sequence[str]) -> int:
     video = options.video or CLIP
     if not video.is_file():
         raise CommandError(f"{video}: {'not a regular file' if video.exists() else 'no such file'}")
-    stop_on(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    # Looked at where it is safe: an exception while a child starts would lose sight of it.
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: asked.set())
     try:
-        with _directory(options.data) as place:
+        with _directory(options.data, asked) as place:
             return _play(video, place, options, settings)
     except Stopped:
         return Exit.INTERRUPTED
@@ -108,15 +111,21 @@ def _play(video: Path, place: _Place, options: argparse.Namespace, settings: Set
 class _Place:
     """The directory of the demo; whoever holds its pipe open keeps it from being removed."""
 
-    def __init__(self, path: Path, alive: int) -> None:
+    def __init__(self, path: Path, alive: int, asked: threading.Event) -> None:
         self.path = path
         self.alive = alive
+        self._asked = asked
         self.uploads = path / "uploads"
         self.logs = path / "logs"
 
+    def go_on(self) -> None:
+        """Raise Stopped once a signal has asked to stop."""
+        if self._asked.is_set():
+            raise Stopped
+
 
 @contextlib.contextmanager
-def _directory(chosen: Path | None) -> Iterator[_Place]:
+def _directory(chosen: Path | None, asked: threading.Event) -> Iterator[_Place]:
     """Yield the data directory; a process that outlives us and all children clears it away."""
     from tusd_py.cli.stage import environment  # noqa: PLC0415
 
@@ -131,7 +140,7 @@ def _directory(chosen: Path | None) -> Iterator[_Place]:
     )
     os.close(reading)
     try:
-        place = _Place(path, alive)
+        place = _Place(path, alive, asked)
         for each in (place.uploads, place.logs):
             _make(each)
         yield place
@@ -177,7 +186,7 @@ class _Company:
         self._worker = worker
         self._env = env
         self._place = place
-        self.url, self._port = _listening(server)
+        self.url, self._port = _listening(server, place)
 
     def send(self, video: Path) -> dict[str, Any]:
         """Send the video through a connection that breaks halfway, and return the job's result."""
@@ -211,7 +220,8 @@ class _Company:
         return _result(client, was_cut=cutter.cut or not length)
 
     def check(self) -> None:
-        """Raise CommandError if server or worker ended."""
+        """Raise CommandError if server or worker ended, Stopped if a signal asked to stop."""
+        self._place.go_on()
         self._server.check()
         self._worker.check()
 
@@ -273,13 +283,14 @@ def _port(settings: Settings, *, once: bool) -> int:
     return settings.port
 
 
-def _listening(server: Child) -> tuple[str, int]:
+def _listening(server: Child, place: _Place) -> tuple[str, int]:
     """Return the URL and the port the server says it listens on."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if found := LISTENING.search(server.said()):
             return found[1], int(found[2])
         server.check()
+        place.go_on()
         time.sleep(0.05)
     raise CommandError(
         f"The server does not listen after {START_SECONDS:.0f} s. The end of {server.log}:\n"
