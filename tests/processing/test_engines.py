@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -107,3 +110,18 @@ def test_auto_takes_alpr_where_its_files_lie(shared: SharedFolder, tmp_path: Pat
     engine = choose("auto", alpr_model_dir=shared("models"), home=tmp_path, threads=1)
     assert (engine.name, engine.reader.name) == ("alpr", "alpr")
     assert "auto chose alpr" in engine.reason
+
+
+def test_the_runtime_of_the_models_reports_to_nobody(tmp_path: Path) -> None:
+    code = "import processing.read, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORT")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**environment, "TMPDIR": str(tmp_path)},
+    )
+    assert done.stdout == "1\n"
+    # Where it is about to report, it keeps its session in a file.
+    assert list(tmp_path.iterdir()) == []

@@ -8,8 +8,6 @@ import errno
 import os
 import signal
 import socket
-import sys
-import threading
 from typing import TYPE_CHECKING
 
 from tusd_py.cli import (
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from settings import Settings
-    from storage.embedded import Embedded
 
 CODES = {
     Exit.OK: "stopped by SIGTERM or Ctrl-C",
@@ -39,8 +36,6 @@ CODES = {
 }
 # What is asked to stop answers within a moment; only a stuck client is waited for so long.
 GRACE_SECONDS = 10
-# The private Redis is looked after this often.
-WATCH_SECONDS = 2.0
 ANALYSIS = (
     "plate_reader",
     "alpr_model_dir",
@@ -71,8 +66,8 @@ def _serve(settings: Settings) -> None:
     _need_directory(settings)
     sockets = listen(settings.host, settings.port)
     port = sockets[0].getsockname()[1]
-    with _redis(settings) as resolved:
-        _run(resolved, sockets, f"http://{_shown(settings.host)}:{port}/files/")
+    with _private_redis(settings):
+        _run(settings, sockets, f"http://{_shown(settings.host)}:{port}/files/")
 
 
 def _run(settings: Settings, sockets: list[socket.socket], url: str) -> None:
@@ -114,10 +109,13 @@ def _run(settings: Settings, sockets: list[socket.socket], url: str) -> None:
 
 
 @contextlib.contextmanager
-def _redis(settings: Settings) -> Iterator[Settings]:
-    """Yield the settings with a Redis URL: the one named, or that of a private server."""
+def _private_redis(settings: Settings) -> Iterator[None]:
+    """Start the private server where no Redis is named: that it cannot is said before we listen.
+
+    The app looks after it from then on.
+    """
     if settings.redis_url is not None:
-        yield settings
+        yield
         return
     from storage.embedded import Embedded, EmbeddedUnavailable  # noqa: PLC0415
 
@@ -126,31 +124,10 @@ def _redis(settings: Settings) -> Iterator[Settings]:
         embedded.start()
     except EmbeddedUnavailable as error:
         raise CommandError(str(error), Exit.STARTUP) from error
-    done = threading.Event()
-    watch = threading.Thread(target=_watch, args=(embedded, done), daemon=True)
-    watch.start()
     try:
-        yield settings.model_copy(update={"redis_url": embedded.url})
+        yield
     finally:
-        done.set()
-        watch.join()
         embedded.close()
-
-
-def _watch(embedded: Embedded, done: threading.Event) -> None:
-    """Start the private Redis again if it dies."""
-    from storage.embedded import EmbeddedUnavailable  # noqa: PLC0415
-
-    told = ""
-    while not done.wait(WATCH_SECONDS):
-        try:
-            embedded.ensure()
-            told = ""
-        except EmbeddedUnavailable as error:
-            # Once is enough: it goes on every other second.
-            if str(error) != told:
-                told = str(error)
-                print(f"tusd-py: {told}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _need_directory(settings: Settings) -> None:
