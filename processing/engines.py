@@ -87,7 +87,8 @@ def choose(
         if name == "alpr":
             raise
         return _rapidocr(
-            f"auto chose rapidocr, whose models are inside its package, as {error.came}", threads
+            f"auto chose rapidocr, whose models are inside its package; for alpr {error.came}",
+            threads,
         )
 
 
@@ -145,7 +146,7 @@ def _files_missing(
         "alpr",
         f"{DETECTOR_FILES}, {READER_FILES} and its *{CONFIG_SUFFIX} in {places} or in"
         f" ~/{DETECTOR_CACHE} and ~/{READER_CACHE}",
-        f"no {' and no '.join(wanted)} lies there",
+        f"there is no {' and no '.join(wanted)}",
         "Put the official files there, or choose PLATE_READER=rapidocr",
     )
 
