@@ -58,9 +58,9 @@ def test_the_newer_generation_of_readers_is_preferred(tmp_path: Path) -> None:
     ("there", "missing"),
     [
         ((), "no yolo-v9-.* and no cct_"),
-        ((READER, CONFIG), "but no yolo-v9-"),
-        ((DETECTOR,), "but no cct_"),
-        ((DETECTOR, READER), "but no cct_.* with its"),
+        ((READER, CONFIG), "but there is no yolo-v9-"),
+        ((DETECTOR,), "but there is no cct_"),
+        ((DETECTOR, READER), "but there is no cct_.* with its"),
     ],
     ids=["nothing", "no detector", "no reader", "no config"],
 )
