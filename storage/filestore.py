@@ -170,7 +170,6 @@ class FileWriter:
     """Write one upload (storage.interfaces.Writer); holds the file's flock while it is open."""
 
     def __init__(self, upload: Upload, data: int, log: _Log) -> None:
-        self._upload = upload
         self._data = data
         self._log = log
         self._closed = False
@@ -193,15 +192,12 @@ class FileWriter:
                 self._offset += written
                 _consume(pending, written)
 
-    def commit(self, expires_at: float, *, complete: bool = False) -> int:
-        name = "complete" if complete else "offset"
-        line = journal.encode(name, self._upload.token, self._offset, expires_at)
+    def commit(self, upload: Upload) -> None:
         with _disk_errors():
-            if complete:
-                os.ftruncate(self._data, self._offset)
+            if upload.complete:
+                os.ftruncate(self._data, upload.offset)
             os.fdatasync(self._data)
-            self._log.append(line)
-        return self._offset
+            self._log.append(journal.commit_line(upload))
 
     def close(self) -> None:
         if not self._closed:

@@ -25,10 +25,10 @@ class Writer(Protocol):
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Write all of them at `offset` and advance it; raise StorageFull with what fits kept."""
 
-    def commit(self, expires_at: float, *, complete: bool = False) -> int:
-        """Bring data, then journal, to stable storage; return the offset that is now safe.
+    def commit(self, upload: Upload) -> None:
+        """Bring data, then journal, to stable storage: `upload` is what is true from here on.
 
-        Complete cuts the file to what was counted and remembers that all bytes are here.
+        Its offset is at most `offset` here; when it is complete the file is cut to it.
         """
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class InfoStore(Protocol):
         """Store a record rebuilt from the data store, unless there is one by now."""
 
     async def commit(self, upload: Upload, *, speed: float) -> None:
-        """Raise offset, expiry and completion to `upload`'s; a completed one enters the outbox.
+        """Raise offset, length, expiry and completion; a completed one enters the outbox.
 
         Raises:
             LockLost: a newer token has been given out since.

@@ -64,8 +64,8 @@ class Ended:
 class Job:
     """Describe the job of one upload; its id is the upload's.
 
-    `done` and `total` count bytes while uploading and frames afterwards; `size` is the length of
-    the upload in bytes; `speed` is in bytes per second.
+    `done` and `total` count bytes while uploading and frames afterwards, a total of 0 is not known
+    yet; `size` is the length of the upload in bytes; `speed` is in bytes per second.
     """
 
     id: str
@@ -125,7 +125,11 @@ class Job:
                 return "The upload was removed"
 
     def _uploading(self) -> str:
-        text = f"Uploading: {self.done / MB:.1f}MB ({self.progress:.0%})"
+        text = f"Uploading: {self.done / MB:.1f}MB"
+        if self.total <= 0:
+            # The client has not said yet how much there will be.
+            return f"{text} at {self.speed / MB:.1f}MB/s" if self.speed > 0 else text
+        text += f" ({self.progress:.0%})"
         if self.speed <= 0:
             return text
         eta = (self.total - self.done) / self.speed

@@ -58,15 +58,23 @@ def parse(raw: bytes) -> Journal:
             ended = Ended.from_json(values[0])
         # Of two holders the one with the higher token is right, whoever wrote last.
         elif values[0] >= upload.token:
-            upload = _apply(upload, name, *values)
+            upload = _apply(upload, name, values)
     return Journal(upload, ended, size)
 
 
-def _apply(upload: Upload, name: str, token: int, offset: int, expires_at: float) -> Upload:
+def commit_line(upload: Upload) -> bytes:
+    """Build the line that says how far an upload is."""
+    name = "complete" if upload.complete else "offset"
+    return encode(name, upload.token, upload.offset, upload.length, upload.expires_at)
+
+
+def _apply(upload: Upload, name: str, values: list[Any]) -> Upload:
+    token, offset, length, expires_at = values
     return replace(
         upload,
         token=token,
         offset=offset,
+        length=length,
         expires_at=expires_at,
         complete=upload.complete or name == "complete",
     )

@@ -47,10 +47,7 @@ class RedisInfoStore:
         await call(self._redis, schema.STORE, *schema.store(upload, ended, time.time()))
 
     async def commit(self, upload: Upload, *, speed: float) -> None:
-        keys = (*schema.pair(upload.id), schema.EXPIRING, schema.OUTBOX)
-        state = (upload.token, upload.offset, int(upload.complete), upload.expires_at)
-        args = (upload.id, *state, time.time(), f"{speed:.0f}")
-        _check(await call(self._redis, schema.COMMIT, keys, args))
+        _check(await call(self._redis, schema.COMMIT, *schema.commit(upload, time.time(), speed)))
 
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         keys = (*schema.pair(upload.id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)

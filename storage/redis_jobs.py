@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
@@ -336,10 +337,9 @@ class RedisJobs:
     @redis_errors()
     def _mend(self, upload: Upload) -> bool:
         """Say in a record from before a crash of Redis that all bytes are here."""
-        token = self._redis.hget(schema.upload_key(upload.id), "token")
-        keys = (*schema.pair(upload.id), schema.EXPIRING, schema.OUTBOX)
-        args = (upload.id, token or 0, upload.offset, 1, upload.expires_at, time.time(), 0)
-        return bool(call(self._redis, schema.COMMIT, keys, args) == 1)
+        token = int(self._redis.hget(schema.upload_key(upload.id), "token") or 0)
+        mended = schema.commit(replace(upload, token=token), time.time(), 0.0)
+        return bool(call(self._redis, schema.COMMIT, *mended) == 1)
 
 
 def _check(answer: int) -> None:

@@ -86,7 +86,7 @@ def store(upload: Upload, ended: Ended | None, now: float) -> tuple[list[str], l
     """Build KEYS and ARGV of STORE for a record that is new or rebuilt."""
     state = JobState.PENDING if upload.complete else JobState.UPLOADING
     due = upload.expires_at
-    job: dict[str, object] = {"size": upload.length, "updated_at": now}
+    job: dict[str, object] = {"size": upload.length or 0, "updated_at": now}
     if ended is not None:
         state, due = ended.state, ended.due
         upload = replace(upload, expires_at=ended.until)
@@ -94,7 +94,7 @@ def store(upload: Upload, ended: Ended | None, now: float) -> tuple[list[str], l
         job |= {"plates": ended.plates, "detections": ended.detections}
         job |= {"error": ended.error} if ended.error else {}
     elif state is JobState.UPLOADING:
-        job |= {"done": upload.offset, "total": upload.length}
+        job |= {"done": upload.offset, "total": upload.length or 0}
     parts = _parts({"state": state.value} | job)
     keys = [*pair(upload.id), EXPIRING, JOBS, OUTBOX]
     args = [upload.id, str(upload.created_at), str(due), state.value, str(len(parts))]
@@ -143,7 +143,8 @@ redis.call('DEL', KEYS[2])
 return 1
 """)
 
-# KEYS upload job expiring outbox   ARGV id token offset complete expires_at now speed
+# KEYS upload job expiring outbox   ARGV id token offset complete expires_at now speed length
+# (empty: not known yet)
 # -> 1 | 0 (an older token) | -1 (no record)
 COMMIT = Script("""
 local token = redis.call('HGET', KEYS[1], 'token')
@@ -151,7 +152,9 @@ if not token then return -1 end
 if token ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'offset', ARGV[3], 'expires_at', ARGV[5])
 redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1])
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'length', ARGV[8]) end
 if redis.call('HGET', KEYS[2], 'state') == 'uploading' then
+  if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'size', ARGV[8], 'total', ARGV[8]) end
   local done = math.max(tonumber(ARGV[3]), tonumber(redis.call('HGET', KEYS[2], 'done') or '0'))
   redis.call('HSET', KEYS[2], 'done', string.format('%d', done), 'speed', ARGV[7],
              'updated_at', ARGV[6])
@@ -266,3 +269,11 @@ redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('PUBLISH', KEYS[2], '')
 return 1
 """)
+
+
+def commit(upload: Upload, now: float, speed: float) -> tuple[list[str], list[str]]:
+    """Build KEYS and ARGV of COMMIT."""
+    length = "" if upload.length is None else str(upload.length)
+    state = (upload.token, upload.offset, int(upload.complete), upload.expires_at)
+    args = (upload.id, *state, now, f"{speed:.0f}", length)
+    return [*pair(upload.id), EXPIRING, OUTBOX], [str(one) for one in args]

@@ -16,12 +16,13 @@ VERSION = 1
 class Upload:
     """Describe one upload as the stores hold it.
 
-    Times are seconds since the epoch. `metadata` is the `Upload-Metadata` header as received, so
-    that it is echoed byte for byte. `offset` is what a client may rely on.
+    Times are seconds since the epoch. A `length` of None is not known yet. `metadata` is the
+    `Upload-Metadata` header as received, so that it is echoed byte for byte. `offset` is what a
+    client may rely on.
     """
 
     id: str
-    length: int
+    length: int | None
     metadata: str | None
     created_at: float
     expires_at: float
@@ -40,7 +41,7 @@ class Upload:
         _check_version(int(fields["version"]))
         return cls(
             id=fields["id"],
-            length=int(fields["length"]),
+            length=int(fields["length"]) if "length" in fields else None,
             metadata=fields.get("metadata"),
             created_at=float(fields["created_at"]),
             expires_at=float(fields["expires_at"]),

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -85,7 +85,7 @@ class Place:
         self.data.create(upload)
         writer = self.data.open(upload)
         writer.write([content])
-        writer.commit(upload.expires_at, complete=True)
+        writer.commit(replace(upload, offset=len(content), complete=True))
         writer.close()
         self.jobs._restore(upload.id)
         return upload.id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def parse_metadata(value: str) -> dict[str, bytes]:
         key, encoded = _split_pair(element.strip(" \t"))
         if key in pairs:
             raise InvalidHeader("upload-metadata", "each key once", key)
-        pairs[key] = _decode(encoded)
+        pairs[key] = _decode("upload-metadata", encoded)
     return pairs
 
 
@@ -88,11 +89,27 @@ def _split_pair(element: str) -> tuple[str, str]:
     return key, encoded
 
 
-def _decode(encoded: str) -> bytes:
+def _decode(name: str, encoded: str) -> bytes:
     try:
         return base64.b64decode(encoded.encode("latin-1"), validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidHeader("upload-metadata", "a base64 value", encoded) from None
+        raise InvalidHeader(name, "a base64 value", encoded) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """Hold what `Upload-Checksum` says of a body: the algorithm's name and the digest."""
+
+    algorithm: str
+    digest: bytes
+
+
+def parse_checksum(value: str) -> Checksum:
+    """Parse `Upload-Checksum` (tus 1.0.0, checksum): an algorithm and a base64 digest."""
+    algorithm, separator, encoded = value.partition(" ")
+    if not separator or not algorithm:
+        raise InvalidHeader("upload-checksum", "an algorithm and a base64 digest", value)
+    return Checksum(algorithm, _decode("upload-checksum", encoded))
 
 
 def media_type(value: str) -> str:

@@ -15,10 +15,12 @@ from uuid import UUID
 from storage import errors as storage_errors
 from storage.upload import Upload
 from tusd_py.headers import (
+    Checksum,
     Headers,
     InvalidHeader,
     build_date,
     media_type,
+    parse_checksum,
     parse_metadata,
     parse_number,
 )
@@ -27,7 +29,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TUS_VERSION = "1.0.0"
-EXTENSIONS = ("creation", "creation-with-upload", "expiration", "termination")
+EXTENSIONS = (
+    "creation",
+    "creation-with-upload",
+    "creation-defer-length",
+    "expiration",
+    "checksum",
+    "termination",
+)
+ALGORITHMS = ("sha1", "md5", "crc32", "crc32c", "sha256", "sha512", "blake2b")
 APPEND_TYPE = "application/offset+octet-stream"
 _UPLOAD_METHODS = "OPTIONS, HEAD, PATCH, DELETE"
 _CREATION_METHODS = "OPTIONS, POST"
@@ -49,6 +59,7 @@ class Code(Enum):
     MISMATCHED_OFFSET = 409, "Upload-Offset is not where this upload stands"
     TOO_LARGE = 413, "the upload is larger than Tus-Max-Size"
     BODY_TOO_LONG = 413, "the body is longer than what is left of the upload"
+    CHECKSUM_MISMATCH = 460, "the body is not what Upload-Checksum says: send it again"
     LOCKED = 423, "another request holds this upload: try again"
     TAKEN_OVER = 423, "this request had to let the upload go: ask for its offset and go on"
     STALLED = 423, "the body brought nothing for too long: go on from the offset"
@@ -85,12 +96,18 @@ class Discover:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Create an upload of `length` bytes; `body` when the first of them come along."""
+    """Create an upload; `body` when its first bytes come along.
 
-    length: int
+    `length` is None while the client does not know it, `content_length` for a chunked body.
+    `completes` is what a request says of itself; None: complete when all of `length` is here (tus).
+    """
+
+    length: int | None
     metadata: str | None
     body: bool
     content_length: int | None
+    completes: bool | None = None
+    checksum: Checksum | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +119,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Add bytes at `offset`; `content_length` is None for a chunked body."""
+    """Add bytes at `offset`; `length` declares it, the rest is as in Create."""
 
     upload_id: str
     offset: int
     content_length: int | None
     length: int | None = None
+    completes: bool | None = None
+    checksum: Checksum | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,19 +196,49 @@ def _parse(method: str, upload_id: str, headers: Headers) -> Action:
     offset = _number(headers, "upload-offset")
     if offset is None:
         raise InvalidHeader("upload-offset", "a non-negative integer", "nothing")
-    content_length = _number(headers, "content-length")
-    return Append(upload_id, offset, content_length, _number(headers, "upload-length"))
+    return Append(
+        upload_id,
+        offset,
+        _number(headers, "content-length"),
+        length=_number(headers, "upload-length"),
+        checksum=_checksum(headers),
+    )
 
 
 def _parse_create(headers: Headers) -> Create:
-    length = _number(headers, "upload-length")
-    if length is None:
-        raise InvalidHeader("upload-length", "a non-negative integer", "nothing")
+    length = _parse_length(headers)
     metadata = headers.joined("upload-metadata")
     parse_metadata(metadata or "")
     # Any other body is not ours to read (a form, say): it is ignored, the upload is created.
     body = media_type(headers.one("content-type") or "") == APPEND_TYPE
-    return Create(length, metadata or None, body, _number(headers, "content-length"))
+    return Create(
+        length,
+        metadata or None,
+        body,
+        _number(headers, "content-length"),
+        checksum=_checksum(headers) if body else None,
+    )
+
+
+def _parse_length(headers: Headers) -> int | None:
+    length, deferred = _number(headers, "upload-length"), headers.one("upload-defer-length")
+    if deferred is None and length is None:
+        raise InvalidHeader("upload-length", "a non-negative integer", "nothing")
+    if deferred is not None and length is not None:
+        raise InvalidHeader("upload-defer-length", "nothing beside Upload-Length", deferred)
+    if deferred not in {None, "1"}:
+        raise InvalidHeader("upload-defer-length", "1", str(deferred))
+    return length
+
+
+def _checksum(headers: Headers) -> Checksum | None:
+    value = headers.one("upload-checksum")
+    if value is None:
+        return None
+    checksum = parse_checksum(value)
+    if checksum.algorithm not in ALGORITHMS:
+        raise InvalidHeader("upload-checksum", f"one of {', '.join(ALGORITHMS)}", value)
+    return checksum
 
 
 def _number(headers: Headers, name: str) -> int | None:
@@ -207,10 +256,7 @@ def is_upload_id(text: str) -> bool:
 
 def admit_create(action: Create, upload_id: str, now: float, limits: Limits) -> Upload:
     """Check a creation and make its record; raise ProtocolError."""
-    if action.length > limits.max_size:
-        raise ProtocolError(Code.TOO_LARGE, Tus_Max_Size=str(limits.max_size))
-    if action.body and (action.content_length or 0) > action.length:
-        raise ProtocolError(Code.BODY_TOO_LONG)
+    _check_size(action.length, action.content_length if action.body else 0, 0, limits)
     return Upload(
         id=upload_id,
         length=action.length,
@@ -220,19 +266,39 @@ def admit_create(action: Create, upload_id: str, now: float, limits: Limits) -> 
     )
 
 
-def admit_append(action: Append, upload: Upload, now: float) -> None:
-    """Check an append against the upload as it stands; raise ProtocolError."""
+def admit_append(action: Append, upload: Upload, now: float, limits: Limits) -> int | None:
+    """Check an append against the upload as it stands; return the length it then has.
+
+    Raises:
+        ProtocolError: it does not fit.
+    """
     admit_head(upload, now)
     if action.offset != upload.offset:
         # TUSKit's file upload heals itself from this header, whatever the status.
         raise ProtocolError(Code.MISMATCHED_OFFSET, Upload_Offset=str(upload.offset))
-    if action.length is not None and action.length != upload.length:
-        raise ProtocolError(
-            Code.INVALID_HEADER,
-            f"upload-length: expected {upload.length}, as it was created, got {action.length}",
-        )
-    if (action.content_length or 0) > upload.length - upload.offset:
-        raise ProtocolError(Code.BODY_TOO_LONG)
+    length = _declared(action.length, upload)
+    _check_size(length, action.content_length, upload.offset, limits)
+    return length
+
+
+def _declared(length: int | None, upload: Upload) -> int | None:
+    if length is None or length == upload.length:
+        return upload.length
+    if upload.length is not None:
+        came = f"expected {upload.length}, as it was declared, got {length}"
+        raise ProtocolError(Code.INVALID_HEADER, f"upload-length: {came}")
+    if length < upload.offset:
+        came = f"expected {upload.offset} or more, as so much is here, got {length}"
+        raise ProtocolError(Code.INVALID_HEADER, f"upload-length: {came}")
+    return length
+
+
+def _check_size(length: int | None, content_length: int | None, at: int, limits: Limits) -> None:
+    most = limits.max_size
+    if (length or 0) > most:
+        raise ProtocolError(Code.TOO_LARGE, Tus_Max_Size=str(most))
+    if at + (content_length or 0) > (most if length is None else length):
+        raise ProtocolError(Code.BODY_TOO_LONG, Tus_Max_Size=str(most))
 
 
 def admit_head(upload: Upload, now: float) -> None:
@@ -247,6 +313,7 @@ def discovered(limits: Limits) -> Response:
         "Tus-Version": TUS_VERSION,
         "Tus-Extension": ",".join(EXTENSIONS),
         "Tus-Max-Size": str(limits.max_size),
+        "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
     }
     return _response(200, headers)
 
@@ -261,11 +328,11 @@ def created(upload: Upload, location: str, *, with_offset: bool) -> Response:
 
 def stands_at(upload: Upload) -> Response:
     """Answer HEAD."""
-    headers = {
-        "Upload-Offset": str(upload.offset),
-        "Upload-Length": str(upload.length),
-        "Cache-Control": "no-store",
-    }
+    headers = {"Upload-Offset": str(upload.offset), "Cache-Control": "no-store"}
+    if upload.length is None:
+        headers["Upload-Defer-Length"] = "1"
+    else:
+        headers["Upload-Length"] = str(upload.length)
     if upload.metadata:
         headers["Upload-Metadata"] = upload.metadata
     return _response(200, headers | _expires(upload))

@@ -6,7 +6,6 @@ import asyncio
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
@@ -15,6 +14,7 @@ from anyio import CancelScope, to_thread
 
 from storage.errors import StorageError, UploadNotFound
 from tusd_py import protocol
+from tusd_py.checksum import DigestingWriter, new_digest
 from tusd_py.exchange import BodyEnd
 from tusd_py.protocol import Code, ProtocolError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from storage.interfaces import DataStore, InfoStore, Lock, Locker, Writer
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
+    from tusd_py.headers import Checksum
     from tusd_py.protocol import Action, Append, Create, Limits, Response
 
 T = TypeVar("T")
@@ -90,12 +91,26 @@ async def _create(action: Create, exchange: Exchange, uploads: Uploads) -> Respo
         await to_thread.run_sync(uploads.data.purge, upload.id)
         raise
     log.info("upload.created", upload=upload.id, length=upload.length)
-    if action.body or not upload.length:
+    if action.body or upload.length == 0:
         async with uploads.locker.hold(upload.id) as lock:
-            # However the body ended: the client needs the location to go on.
-            upload, _ = await _take_body(lock, exchange, uploads, body=action.body)
+            upload = await _take_first_body(action, lock, exchange, uploads)
     location = uploads.location(upload.id)
     return protocol.created(upload, location, with_offset=action.body)
+
+
+async def _take_first_body(
+    action: Create, lock: Lock, exchange: Exchange, uploads: Uploads
+) -> Upload:
+    """Take what came with the creation; an upload that the client cannot use is not left."""
+    intake = _Intake(lock.upload, action, uploads)
+    try:
+        # However the body ended: the client needs the location to go on.
+        await intake.run(lock.stop, exchange if action.body else None)
+    except ProtocolError:
+        await to_thread.run_sync(uploads.data.remove, lock.upload.id)
+        await uploads.info.terminate(intake.upload, time.time() + uploads.limits.expiration)
+        raise
+    return intake.upload
 
 
 async def _check_room(uploads: Uploads) -> None:
@@ -112,14 +127,15 @@ async def _head(upload_id: str, uploads: Uploads) -> Response:
 
 async def _append(action: Append, exchange: Exchange, uploads: Uploads) -> Response:
     async with _hold(action.upload_id, uploads) as lock:
-        protocol.admit_append(action, lock.upload, time.time())
+        length = protocol.admit_append(action, lock.upload, time.time(), uploads.limits)
         if lock.upload.complete:
             # A client that lost the answer to its last request asks again.
             return protocol.appended(lock.upload)
-        upload, end = await _take_body(lock, exchange, uploads)
-    if end in _RETRY and not upload.complete:
-        raise ProtocolError(_RETRY[end], Upload_Offset=str(upload.offset))
-    return protocol.appended(upload)
+        intake = _Intake(lock.upload, replace(action, length=length), uploads)
+        end = await intake.run(lock.stop, exchange)
+    if end in _RETRY and not intake.upload.complete:
+        raise ProtocolError(_RETRY[end], Upload_Offset=str(intake.upload.offset))
+    return protocol.appended(intake.upload)
 
 
 async def _terminate(upload_id: str, uploads: Uploads) -> Response:
@@ -153,69 +169,94 @@ async def _recovered(upload_id: str, uploads: Uploads, find: Callable[[], Awaita
         return await find()
 
 
-async def _take_body(
-    lock: Lock, exchange: Exchange, uploads: Uploads, *, body: bool = True
-) -> tuple[Upload, BodyEnd]:
-    """Move the body into the upload; return how it then stands and why the body ended."""
-    writer = await to_thread.run_sync(uploads.data.open, lock.upload)
-    intake = _Intake(lock, writer, uploads)
-    try:
-        end = await intake.take(exchange) if body else BodyEnd.DONE
-        await intake.commit()
-    finally:
-        # The file is let go of before the lock is, whatever else happens.
-        with CancelScope(shield=True):
-            await to_thread.run_sync(writer.close)
-    return intake.upload, end
-
-
 class _Intake:
     """Take one request's body into an upload, checkpoint by checkpoint."""
 
-    def __init__(self, lock: Lock, writer: Writer, uploads: Uploads) -> None:
-        self.upload = lock.upload
-        self._stop = lock.stop
-        self._writer = writer
+    def __init__(self, upload: Upload, action: Create | Append, uploads: Uploads) -> None:
+        """Go by what the action says: its length is the one that is right if it is taken."""
+        self.upload = upload
+        self._length = action.length
+        self._checksum = action.checksum
         self._uploads = uploads
-        self._first = lock.upload.offset
+        self._first = upload.offset
         self._started = asyncio.get_running_loop().time()
 
-    async def take(self, exchange: Exchange) -> BodyEnd:
+    async def run(self, stop: asyncio.Event, exchange: Exchange | None) -> BodyEnd:
+        """Move the body, if there is one, and commit; `upload` is then how it stands.
+
+        Raises:
+            ProtocolError: nothing, or no more, of it was taken.
+        """
+        writer = await to_thread.run_sync(self._uploads.data.open, self.upload)
+        try:
+            if exchange is None:
+                end = BodyEnd.DONE
+            elif self._checksum is None:
+                end = await self._take(writer, exchange, stop)
+            else:
+                end = await self._take_verified(writer, exchange, stop, self._checksum)
+            if end is not BodyEnd.DONE and self._checksum is not None:
+                # What cannot be verified is not kept: the offset stays where it was.
+                return end
+            await self._commit(writer, self._length)
+        finally:
+            # The file is let go of before the lock is, whatever else happens.
+            with CancelScope(shield=True):
+                await to_thread.run_sync(writer.close)
+        return end
+
+    async def _take_verified(
+        self, writer: Writer, exchange: Exchange, stop: asyncio.Event, checksum: Checksum
+    ) -> BodyEnd:
+        """Move a body of which nothing may be counted before all of it was verified."""
+        digest = new_digest(checksum.algorithm)
+        end = await self._take(DigestingWriter(writer, digest), exchange, stop, commits=False)
+        if end is BodyEnd.DONE and digest.digest() != checksum.digest:
+            raise ProtocolError(Code.CHECKSUM_MISMATCH)
+        return end
+
+    async def _take(
+        self, writer: Writer, exchange: Exchange, stop: asyncio.Event, *, commits: bool = True
+    ) -> BodyEnd:
         """Move the body, committing on the way, until it ends; the last part is left to commit."""
+        most = self._uploads.limits.max_size if self._length is None else self._length
         while True:
-            room = self.upload.length - self._writer.offset
-            end = await self._move(exchange, min(room, _CHECKPOINT))
-            if end is BodyEnd.MORE and self._writer.offset == self.upload.length:
+            end = await self._move(writer, exchange, min(most - writer.offset, _CHECKPOINT), stop)
+            if end is BodyEnd.MORE and writer.offset == most:
                 # Nothing of the surplus may make the upload complete.
-                end = await exchange.move_body(self._writer, 0, self._stop)
+                end = await exchange.move_body(writer, 0, stop)
                 if end is BodyEnd.MORE:
                     raise ProtocolError(Code.BODY_TOO_LONG)
             if end is not BodyEnd.MORE:
                 return end
-            await self.commit()
+            if commits:
+                # A length is known for good only when its request was taken whole.
+                await self._commit(writer, self.upload.length)
 
-    async def _move(self, exchange: Exchange, limit: int) -> BodyEnd:
+    async def _move(
+        self, writer: Writer, exchange: Exchange, limit: int, stop: asyncio.Event
+    ) -> BodyEnd:
         try:
-            return await exchange.move_body(self._writer, limit, self._stop)
+            return await exchange.move_body(writer, limit, stop)
         except StorageError:
             # What fitted is kept, if that much can still be remembered.
-            with suppress(StorageError):
-                await self.commit()
+            if self._checksum is None:
+                with suppress(StorageError):
+                    await self._commit(writer, self.upload.length)
             raise
 
-    async def commit(self) -> None:
+    async def _commit(self, writer: Writer, length: int | None) -> None:
         """Make what was written durable, then known, then a job when it is all."""
-        complete = self._writer.offset == self.upload.length
-        if self._writer.offset == self.upload.offset and not complete:
-            return
-        expires_at = time.time() + self._uploads.limits.expiration
-        offset = await to_thread.run_sync(
-            partial(self._writer.commit, expires_at, complete=complete)
+        now = replace(
+            self.upload, offset=writer.offset, length=length, complete=writer.offset == length
         )
-        self.upload = replace(self.upload, offset=offset, expires_at=expires_at, complete=complete)
+        if now == self.upload:
+            return
+        self.upload = replace(now, expires_at=time.time() + self._uploads.limits.expiration)
+        await to_thread.run_sync(writer.commit, self.upload)
         await self._uploads.info.commit(self.upload, speed=self._speed())
-        if complete:
-            log.info("upload.complete", upload=self.upload.id, length=self.upload.length)
+        if self.upload.complete:
+            log.info("upload.complete", upload=self.upload.id, length=length)
             self._uploads.finished()
 
     def _speed(self) -> float:

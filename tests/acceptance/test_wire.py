@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.process import Server, Site, eventually, new_directory
-from tests.acceptance.raw import APPEND, TUS, Connection, Tus
+from tests.acceptance.raw import APPEND, TUS, Connection, Response, Tus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,6 +236,98 @@ def test_metadata_is_echoed_byte_for_byte(tus: Tus) -> None:
     assert head.headers["upload-metadata"] == metadata.strip()
     assert "content-length" not in head.headers
     assert head.headers["cache-control"] == "no-store"
+
+
+def deferred(tus: Tus) -> str:
+    answer = tus.request("POST", "/files/", {**TUS, "Upload-Defer-Length": "1"})
+    assert answer.status == 201
+    return answer.headers["location"]
+
+
+def append(tus: Tus, path: str, offset: int, body: bytes, **more: str) -> Response:
+    headers = {name.replace("_", "-"): value for name, value in more.items()}
+    headers |= {**TUS, **APPEND, "Upload-Offset": str(offset)}
+    return tus.request("PATCH", path, headers, body)
+
+
+def test_a_deferred_length_may_come_with_any_append(tus: Tus, site: Site) -> None:
+    path = deferred(tus)
+    assert append(tus, path, 0, BODY[:400]).offset == 400
+    head = tus.head(path)
+    assert head.headers["upload-defer-length"] == "1"
+    assert "upload-length" not in head.headers
+    assert tus.job(path)["message"].startswith("Uploading: 0.0MB")
+    assert append(tus, path, 400, BODY[400:500], Upload_Length=str(len(BODY))).offset == 500
+    head = tus.head(path)
+    assert head.headers["upload-length"] == str(len(BODY))
+    assert "upload-defer-length" not in head.headers
+    assert append(tus, path, 500, BODY[500:]).offset == len(BODY)
+    assert stored(site, path) == BODY
+    assert tus.job(path)["status"] == "pending"
+
+
+def test_an_empty_append_that_declares_the_length_completes(tus: Tus) -> None:
+    path = deferred(tus)
+    append(tus, path, 0, BODY)
+    assert tus.job(path)["status"] == "uploading"
+    assert append(tus, path, len(BODY), b"", Upload_Length=str(len(BODY))).status == 204
+    assert tus.job(path)["status"] == "pending"
+
+
+def test_a_length_declared_by_a_refused_append_does_not_count(tus: Tus) -> None:
+    path = deferred(tus)
+    assert append(tus, path, 0, BODY[:10], Upload_Length="5").status == 413
+    with Connection(tus.port) as connection:
+        headers = {**TUS, **APPEND, "Upload-Offset": "0", "Upload-Length": "5"}
+        connection.begin("PATCH", path, {**headers, "Transfer-Encoding": "chunked"})
+        connection.send(b"a\r\n" + BODY[:10] + b"\r\n0\r\n\r\n")
+        assert connection.receive().status == 413
+    assert append(tus, path, 1, b"x", Upload_Length="5").status == 409
+    head = tus.head(path)
+    assert (head.offset, head.headers["upload-defer-length"]) == (0, "1")
+
+
+def sha1(body: bytes) -> str:
+    return f"sha1 {base64.b64encode(hashlib.sha1(body, usedforsecurity=False).digest()).decode()}"
+
+
+def test_a_body_with_the_right_checksum_is_taken(tus: Tus, site: Site) -> None:
+    path = tus.create(len(BODY))
+    assert append(tus, path, 0, BODY, Upload_Checksum=sha1(BODY)).status == 204
+    assert append(tus, path, len(BODY), b"", Upload_Checksum=sha1(b"")).status == 204
+    assert stored(site, path) == BODY
+
+
+def test_a_body_with_a_wrong_checksum_is_discarded(tus: Tus, site: Site) -> None:
+    path = tus.create(len(BODY))
+    assert append(tus, path, 0, BODY[:100], Upload_Checksum=sha1(BODY[:100])).offset == 100
+    assert append(tus, path, 100, BODY[100:], Upload_Checksum=sha1(b"else")).status == 460
+    assert tus.offset(path) == 100
+    assert append(tus, path, 100, BODY[100:], Upload_Checksum="sha4 YQ==").status == 400
+    assert tus.offset(path) == 100
+    assert append(tus, path, 100, BODY[100:], Upload_Checksum=sha1(BODY[100:])).status == 204
+    assert stored(site, path) == BODY
+
+
+def test_bytes_that_cannot_be_verified_are_not_kept(tus: Tus) -> None:
+    path = tus.create(len(BODY))
+    with Connection(tus.port) as connection:
+        headers = {**TUS, **APPEND, "Upload-Offset": "0", "Content-Length": str(len(BODY))}
+        connection.begin("PATCH", path, {**headers, "Upload-Checksum": sha1(BODY)})
+        connection.send(BODY[:400])
+        assert tus.offset(path) == 0
+        answer = connection.receive()
+    assert (answer.status, answer.offset) == (423, 0)
+
+
+def test_a_creation_whose_body_has_a_wrong_checksum_leaves_no_upload(tus: Tus, site: Site) -> None:
+    before = set(site.uploads.glob("*.log"))
+    headers = {**TUS, **APPEND, "Upload-Length": str(len(BODY)), "Upload-Checksum": sha1(b"else")}
+    answer = tus.request("POST", "/files/", headers, BODY)
+    assert (answer.status, "location" in answer.headers) == (460, False)
+    [new] = set(site.uploads.glob("*.log")) - before
+    assert tus.head(f"/files/{new.stem}").status == 410
+    assert not new.with_suffix("").exists()
 
 
 def test_an_upload_of_nothing_is_complete_at_once(tus: Tus) -> None:

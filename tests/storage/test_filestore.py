@@ -47,16 +47,28 @@ def test_bytes_are_a_plain_file_named_by_the_id(
     with closing(store.open(upload)) as writer:
         writer.write([b"abc", b"", b"defg", memoryview(b"hij")])
         assert writer.offset == 10
-        assert writer.commit(9.0, complete=True) == 10
+        writer.commit(replace(upload, offset=10, complete=True))
     assert (tmp_path / "uploads" / upload.id).read_bytes() == b"abcdefghij"
     with store.read(upload.id) as file:
         assert file.read() == b"abcdefghij"
 
 
+def test_a_length_that_is_declared_late_is_remembered(store: FileStore) -> None:
+    deferred = Upload(str(uuid4()), None, None, 1.0, 2.0)
+    store.create(deferred)
+    assert store.recover(deferred.id)[0].length is None
+    with closing(store.open(deferred)) as writer:
+        writer.write([b"abc"])
+        writer.commit(replace(deferred, offset=3))
+        assert store.recover(deferred.id)[0].length is None
+        writer.commit(replace(deferred, offset=3, length=7))
+    assert store.recover(deferred.id)[0].length == 7
+
+
 def test_what_was_committed_is_recovered(store: FileStore, upload: Upload) -> None:
     with closing(store.open(upload)) as writer:
         writer.write([b"abc"])
-        writer.commit(9.0)
+        writer.commit(replace(upload, offset=3, expires_at=9.0))
         writer.write([b"defg"])
     recovered, ended = store.recover(upload.id)
     assert recovered == replace(upload, offset=3, expires_at=9.0)
@@ -68,11 +80,11 @@ def test_writing_goes_on_at_the_offset_over_what_was_never_counted(
 ) -> None:
     with closing(store.open(upload)) as writer:
         writer.write([b"abc"])
-        writer.commit(9.0)
+        writer.commit(replace(upload, offset=3))
         writer.write([b"XXXXXXXXXXXXXXX"])
     with closing(store.open(replace(upload, offset=3, token=2))) as writer:
         writer.write([b"defghij"])
-        writer.commit(9.0, complete=True)
+        writer.commit(replace(upload, offset=10, token=2, complete=True))
     assert (tmp_path / "uploads" / upload.id).read_bytes() == b"abcdefghij"
 
 
@@ -83,7 +95,7 @@ def test_a_torn_journal_line_does_not_hide_the_next_one(
     log.write_bytes(log.read_bytes() + b'deadbeef ["offset",1')
     with closing(store.open(upload)) as writer:
         writer.write([b"abc"])
-        writer.commit(9.0)
+        writer.commit(replace(upload, offset=3))
     assert store.recover(upload.id)[0].offset == 3
 
 
@@ -173,7 +185,7 @@ def test_a_full_disk_keeps_what_fitted_and_says_so(
         with pytest.raises(StorageFull):
             writer.write([b"abc", b"defghij"])
         assert writer.offset == 4
-        assert writer.commit(9.0) == 4
+        writer.commit(replace(upload, offset=4))
     with store.read(upload.id) as file:
         assert file.read() == b"abcd"
 

@@ -20,6 +20,8 @@ def job(state: JobState, **fields: float | str | None) -> Job:
             "Uploading: 100.0MB (53%) at 12.5MB/s - ETA: 7s",
         ),
         (job(JobState.UPLOADING, total=10), 0.0, "Uploading: 0.0MB (0%)"),
+        (job(JobState.UPLOADING, done=3 * MB), 0.0, "Uploading: 3.0MB"),
+        (job(JobState.UPLOADING, done=3 * MB, speed=MB), 0.0, "Uploading: 3.0MB at 1.0MB/s"),
         (
             job(JobState.PENDING, size=int(187.45 * MB)),
             0.0,

@@ -38,25 +38,25 @@ def test_a_new_journal_gives_back_the_whole_record() -> None:
 
 
 def test_offset_and_completion_are_those_of_the_last_line() -> None:
-    read = journal.parse(lines(("offset", 1, 40, 3000.0), ("complete", 2, 100, 4000.0)))
+    read = journal.parse(lines(("offset", 1, 40, 100, 3000.0), ("complete", 2, 100, 100, 4000.0)))
     assert read.upload == replace(UPLOAD, offset=100, token=2, expires_at=4000.0, complete=True)
 
 
 def test_a_late_line_of_an_older_token_counts_for_nothing() -> None:
-    read = journal.parse(lines(("offset", 5, 60, 3000.0), ("offset", 4, 99, 9000.0)))
+    read = journal.parse(lines(("offset", 5, 60, 100, 3000.0), ("offset", 4, 99, 100, 9000.0)))
     assert (read.upload.offset, read.upload.token) == (60, 5)
 
 
 def test_the_end_of_the_job_is_remembered_with_its_reason() -> None:
     ended = Ended(JobState.FAILED, 5.0, 6.0, "not a video")
-    read = journal.parse(lines(("complete", 1, 100, 3.0), ("ended", ended.to_json())))
+    read = journal.parse(lines(("complete", 1, 100, 100, 3.0), ("ended", ended.to_json())))
     assert read.ended == ended
 
 
 @given(cut=st.integers(min_value=0, max_value=200))
 def test_a_torn_last_line_is_as_if_it_had_not_been_written(cut: int) -> None:
-    whole = lines(("offset", 1, 40, 3000.0))
-    last = journal.encode("offset", 1, 80, 3000.0)
+    whole = lines(("offset", 1, 40, 100, 3000.0))
+    last = journal.encode("offset", 1, 80, 100, 3000.0)
     torn = whole + last[: min(cut, len(last) - 1)]
     read = journal.parse(torn)
     assert (read.upload.offset, read.size) == (40, len(whole))
@@ -64,8 +64,8 @@ def test_a_torn_last_line_is_as_if_it_had_not_been_written(cut: int) -> None:
 
 @given(data=st.data())
 def test_a_flipped_bit_in_a_line_ends_the_journal_before_it(data: st.DataObject) -> None:
-    whole = lines(("offset", 1, 40, 3000.0))
-    last = bytearray(journal.encode("offset", 1, 80, 3000.0))
+    whole = lines(("offset", 1, 40, 100, 3000.0))
+    last = bytearray(journal.encode("offset", 1, 80, 100, 3000.0))
     at = data.draw(st.integers(0, len(last) - 2))
     last[at] ^= 1 << data.draw(st.integers(0, 7))
     assert journal.parse(whole + bytes(last)).upload.offset == 40
@@ -79,9 +79,9 @@ def test_a_journal_without_its_first_line_is_damaged(raw: bytes) -> None:
 
 def test_a_buried_journal_is_gone_whatever_its_lines_say(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
-    path.write_bytes(lines(("offset", 1, 40, 3000.0)))
+    path.write_bytes(lines(("offset", 1, 40, 100, 3000.0)))
     journal.bury(path)
-    path.write_bytes(path.read_bytes() + journal.encode("offset", 9, 50, 3000.0))
+    path.write_bytes(path.read_bytes() + journal.encode("offset", 9, 50, 100, 3000.0))
     with pytest.raises(UploadGone):
         journal.parse(path.read_bytes())
 

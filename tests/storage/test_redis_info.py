@@ -73,6 +73,23 @@ async def test_a_commit_raises_offset_and_progress(
     assert (job.state, job.done, job.speed) == (JobState.UPLOADING, 4, 2.0)
 
 
+async def test_a_length_that_is_declared_late_is_the_jobs_total(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(replace(upload, length=None))
+    assert (await record(redis, upload.id)).length is None
+    locked_ = await locked(redis, upload)
+    await info.commit(replace(locked_, length=None, offset=4), speed=0)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert (job.done, job.total) == (4, 0)
+    await info.commit(replace(locked_, length=8, offset=4), speed=0)
+    assert (await record(redis, upload.id)).length == 8
+    job = await info.job(upload.id)
+    assert job is not None
+    assert (job.done, job.total, job.size) == (4, 8, 8)
+
+
 async def test_completion_enters_the_outbox_once(
     info: RedisInfoStore, redis: Redis, upload: Upload
 ) -> None:

@@ -84,8 +84,8 @@ class Place:
         self.info(lambda info: info.create(upload))
         writer = self.data.open(upload)
         writer.write([VIDEO if complete else VIDEO[:5]])
-        writer.commit(due, complete=complete)
         stored = replace(upload, offset=writer.offset, complete=complete)
+        writer.commit(stored)
         writer.close()
         self.info(lambda info: info.commit(stored, speed=0))
         return upload.id

@@ -13,7 +13,7 @@ from storage.upload import Upload
 uploads = st.builds(
     Upload,
     id=st.uuids().map(str),
-    length=st.integers(0, 2**63 - 1),
+    length=st.none() | st.integers(0, 2**63 - 1),
     metadata=st.none() | st.text(min_size=1),
     created_at=st.floats(0, 1e11),
     expires_at=st.floats(0, 1e11),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from storage.interfaces import Buffer
+    from storage.upload import Upload
 
 
 class ListWriter:
@@ -35,7 +36,7 @@ class ListWriter:
     def content(self) -> bytes:
         return b"".join(self.writes)
 
-    def commit(self, expires_at: float, *, complete: bool = False) -> int:
+    def commit(self, upload: Upload) -> None:
         raise AssertionError
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from storage import errors
 from storage.upload import Upload
 from tusd_py import protocol
-from tusd_py.headers import Headers
+from tusd_py.headers import Checksum, Headers
 from tusd_py.protocol import Append, Code, Create, Discover, Head, Limits, ProtocolError, Terminate
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ID = "6f1c1ad4-6d2c-4b2e-9a53-0f6dbb1c8a11"
 LIMITS = Limits(max_size=1000, expiration=60.0)
 UPLOAD = Upload(ID, 10, "filename YQ==", 100.0, 160.0, offset=4, token=1)
+# Of "hello".
+SHA1 = Checksum("sha1", bytes.fromhex("aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d"))
 APPEND = {"content-type": "application/offset+octet-stream", "upload-offset": "4"}
 
 
@@ -70,6 +72,13 @@ def code_of(method: str, upload_id: str | None, fields: Mapping[str, str], **mor
                         "content-length": "3"}, Create(5, None, body=True, content_length=3)),
         ("POST", None, {"upload-length": "5", "content-type": "multipart/form-data; boundary=x"},
          Create(5, None, body=False, content_length=None)),
+        ("POST", None, {"upload-defer-length": "1"},
+         Create(None, None, body=False, content_length=None)),
+        ("PATCH", ID, APPEND | {"upload-checksum": "sha1 qvTGHdzF6KLavt4PO0gs2a6pQ00="},
+         Append(ID, 4, None, checksum=SHA1)),
+        ("POST", None, {"upload-length": "5", "content-type": protocol.APPEND_TYPE,
+                        "upload-checksum": "sha1 qvTGHdzF6KLavt4PO0gs2a6pQ00="},
+         Create(5, None, body=True, content_length=None, checksum=SHA1)),
     ],
 )  # fmt: skip
 def test_a_request_is_read_as_its_action(
@@ -109,6 +118,15 @@ def test_a_request_is_read_as_its_action(
             for text in ("-1", "abc", "1.5", "0x10", "1e3", "", "5,5", "+5", "1" * 301)
         ),
         ("POST", None, {"upload-length": "5", "upload-metadata": "k !"}, Code.INVALID_HEADER),
+        ("POST", None, {"upload-length": "5", "upload-defer-length": "1"}, Code.INVALID_HEADER),
+        *(
+            ("POST", None, {"upload-defer-length": text}, Code.INVALID_HEADER)
+            for text in ("0", "2", "true", "")
+        ),
+        *(
+            ("PATCH", ID, APPEND | {"upload-checksum": text}, Code.INVALID_HEADER)
+            for text in ("sha1", "sha1 !!", "", " YQ==", "sha3 YQ==", "SHA1 YQ==")
+        ),
         ("POST", None, {"upload-length": "5", "upload-metadata": "k,k"}, Code.INVALID_HEADER),
     ],
 )  # fmt: skip
@@ -148,8 +166,11 @@ def test_discovery_is_true_to_the_configuration() -> None:
     assert response.headers == {
         "Tus-Resumable": "1.0.0",
         "Tus-Version": "1.0.0",
-        "Tus-Extension": "creation,creation-with-upload,expiration,termination",
+        "Tus-Extension": (
+            "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination"
+        ),
         "Tus-Max-Size": "1000",
+        "Tus-Checksum-Algorithm": "sha1,md5,crc32,crc32c,sha256,sha512,blake2b",
     }
 
 
@@ -187,7 +208,7 @@ def test_a_creation_with_more_body_than_length_is_413() -> None:
 )
 def test_an_append_that_does_not_fit_is_refused(append: Append, code: Code) -> None:
     with pytest.raises(ProtocolError) as caught:
-        protocol.admit_append(append, UPLOAD, 150.0)
+        protocol.admit_append(append, UPLOAD, 150.0, LIMITS)
     assert caught.value.code is code
 
 
@@ -195,12 +216,58 @@ def test_an_append_that_does_not_fit_is_refused(append: Append, code: Code) -> N
     "append", [Append(ID, 4, 6), Append(ID, 4, 0), Append(ID, 4, None), Append(ID, 4, 1, 10)]
 )
 def test_an_append_that_fits_is_admitted(append: Append) -> None:
-    protocol.admit_append(append, UPLOAD, 150.0)
+    protocol.admit_append(append, UPLOAD, 150.0, LIMITS)
+
+
+DEFERRED = replace(UPLOAD, length=None)
+
+
+@pytest.mark.parametrize(
+    ("append", "length"),
+    [
+        (Append(ID, 4, 6), None),
+        (Append(ID, 4, 996), None),
+        (Append(ID, 4, 6, 10), 10),
+        (Append(ID, 4, 6, 20), 20),
+        (Append(ID, 4, 0, 4), 4),
+        (Append(ID, 4, 0, 1000), 1000),
+    ],
+)
+def test_a_deferred_length_is_declared_with_an_append(append: Append, length: int | None) -> None:
+    assert protocol.admit_append(append, DEFERRED, 150.0, LIMITS) == length
+
+
+@pytest.mark.parametrize(
+    ("append", "code"),
+    [
+        (Append(ID, 4, 0, 3), Code.INVALID_HEADER),
+        (Append(ID, 4, 0, 1001), Code.TOO_LARGE),
+        (Append(ID, 4, 6, 5), Code.BODY_TOO_LONG),
+        (Append(ID, 4, 997), Code.BODY_TOO_LONG),
+        (Append(ID, 3, 0, 10), Code.MISMATCHED_OFFSET),
+    ],
+)
+def test_a_length_that_does_not_fit_is_not_declared(append: Append, code: Code) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        protocol.admit_append(append, DEFERRED, 150.0, LIMITS)
+    assert caught.value.code is code
+
+
+def test_a_creation_with_more_body_than_the_limit_is_413() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        protocol.admit_create(Create(None, None, body=True, content_length=1001), ID, 0.0, LIMITS)
+    assert caught.value.code is Code.BODY_TOO_LONG
+
+
+def test_head_says_that_the_length_is_not_known() -> None:
+    headers = protocol.stands_at(DEFERRED).headers
+    assert headers["Upload-Defer-Length"] == "1"
+    assert "Upload-Length" not in headers
 
 
 def test_a_mismatched_offset_tells_the_right_one() -> None:
     with pytest.raises(ProtocolError) as caught:
-        protocol.admit_append(Append(ID, 0, 1), UPLOAD, 150.0)
+        protocol.admit_append(Append(ID, 0, 1), UPLOAD, 150.0, LIMITS)
     response = protocol.refused(caught.value, head=False)
     assert (response.status, response.headers["Upload-Offset"]) == (409, "4")
 

@@ -1,0 +1,68 @@
+"""Digests of bodies while they pass through to the file."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from typing import TYPE_CHECKING, Protocol
+
+import google_crc32c
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from storage.interfaces import Buffer, Writer
+    from storage.upload import Upload
+
+
+class Digest(Protocol):
+    """What hashlib's objects are, and those made here for what it lacks."""
+
+    def update(self, data: Buffer, /) -> None: ...
+    def digest(self) -> bytes: ...
+
+
+class _Crc:
+    """Compute a 32-bit CRC, told most significant byte first."""
+
+    def __init__(self, extend: Callable[[int, bytes], int]) -> None:
+        self._extend = extend
+        self._value = 0
+
+    def update(self, data: Buffer, /) -> None:
+        self._value = self._extend(self._value, bytes(data))
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(4, "big")
+
+
+def new_digest(algorithm: str) -> Digest:
+    """Start a digest of one of `protocol.ALGORITHMS`."""
+    if algorithm == "crc32":
+        return _Crc(lambda value, data: zlib.crc32(data, value))
+    if algorithm == "crc32c":
+        return _Crc(google_crc32c.extend)
+    return hashlib.new(algorithm, usedforsecurity=False)
+
+
+class DigestingWriter:
+    """Write through to another writer and digest what passes (storage.interfaces.Writer)."""
+
+    def __init__(self, writer: Writer, digest: Digest) -> None:
+        self._writer = writer
+        self._digest = digest
+
+    @property
+    def offset(self) -> int:
+        return self._writer.offset
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        self._writer.write(buffers)
+        for buffer in buffers:
+            self._digest.update(buffer)
+
+    def commit(self, upload: Upload) -> None:
+        self._writer.commit(upload)
+
+    def close(self) -> None:
+        self._writer.close()
