@@ -29,6 +29,10 @@ class Settings(BaseSettings):
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
+    public_url: Annotated[str, Field(pattern="^https?://[^/]+")] | None = None
+    """Where clients reach this server, such as https://host/api; unset tells relative addresses."""
+    cors_origins: str = "*"
+    """Origins whose pages may upload, separated by commas; * for all, none for none."""
     upload_dir: Path = Path("data")
     """Directory of uploads, journals, results and the embedded Redis."""
     redis_url: str | None = None

@@ -12,6 +12,8 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -41,6 +43,21 @@ if TYPE_CHECKING:
 _CONNECT = 1.0
 _ANSWER = 3.0
 _CONNECTIONS = 64
+# Every header of ours that a page may want to read; a browser hides the others.
+EXPOSED = (
+    "Location",
+    "Retry-After",
+    "Tus-Checksum-Algorithm",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Upload-Defer-Length",
+    "Upload-Expires",
+    "Upload-Length",
+    "Upload-Metadata",
+    "Upload-Offset",
+)
 
 
 class Files:
@@ -115,7 +132,7 @@ def create_app(settings: Settings) -> Starlette:
         locker=locker,
         limits=Limits(settings.max_file_size, settings.upload_expiration_seconds),
         min_free_bytes=settings.min_free_bytes,
-        location=lambda upload_id: f"/files/{upload_id}",
+        location=lambda upload_id: f"{(settings.public_url or '').rstrip('/')}/files/{upload_id}",
         finished=dispatcher.wake,
     )
 
@@ -146,10 +163,28 @@ def create_app(settings: Settings) -> Starlette:
             Route("/ready", probes.ready),
         ],
         lifespan=lifespan,
+        middleware=_cors(settings.cors_origins),
     )
     # For whoever runs the server: a request body in flight is told to stop before a shutdown.
     app.state.shutdown = locker.stop_all
     return app
+
+
+def _cors(origins: str) -> list[Middleware]:
+    """Let pages of these origins upload and read every header; no credentials are involved."""
+    if origins == "none":
+        return []
+    allowed = [origin.strip() for origin in origins.split(",") if origin.strip()]
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=allowed,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+            max_age=86_400,
+        )
+    ]
 
 
 def _connect(url: str) -> Redis:

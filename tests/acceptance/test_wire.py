@@ -15,7 +15,7 @@ from tests.acceptance.process import Server, Site, eventually, new_directory
 from tests.acceptance.raw import APPEND, TUS, Connection, Response, Tus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 BODY = bytes(range(256)) * 4
@@ -370,6 +370,57 @@ def test_a_hostile_id_is_not_found(tus: Tus, path: str) -> None:
     for method in ("HEAD", "DELETE"):
         assert tus.request(method, path, TUS).status == 404
     assert tus.patch(path, 0, b"x").status == 404
+
+
+PAGE = {"Origin": "https://page.example"}
+
+
+def test_a_preflight_is_answered_for_every_header_and_unknown_uploads_too(tus: Tus) -> None:
+    wanted = "tus-resumable, upload-checksum, x-request-id"
+    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": wanted}
+    for path in ("/files/", "/files/unknown"):
+        answer = tus.request("OPTIONS", path, PAGE | asked)
+        assert answer.status == 200
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert "PATCH" in answer.headers["access-control-allow-methods"]
+        assert answer.headers["access-control-allow-headers"].lower().replace(" ", "").split(
+            ","
+        ) == wanted.replace(" ", "").split(",")
+
+
+def test_a_page_may_read_what_it_needs_of_refusals_too(tus: Tus) -> None:
+    path = tus.create(5)
+    answers = [
+        tus.request("HEAD", path, {**TUS, **PAGE}),
+        tus.request("HEAD", "/files/unknown", {**TUS, **PAGE}),
+        tus.request("PATCH", path, {**TUS, **APPEND, **PAGE, "Upload-Offset": "3"}, b"x"),
+        tus.request("OPTIONS", "/files/", PAGE),
+    ]
+    assert [answer.status for answer in answers] == [200, 404, 409, 200]
+    for answer in answers:
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-credentials" not in answer.headers
+        exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
+        ours = {name for name in answer.headers if name.startswith(("upload-", "tus-"))}
+        assert ours <= set(exposed)
+
+
+def test_only_named_origins_may_upload(new_site: Callable[..., Site]) -> None:
+    site = new_site(CORS_ORIGINS="https://page.example, https://other.example")
+    tus = Tus(site.serve().port)
+    named = tus.request("OPTIONS", "/files/", PAGE)
+    assert named.headers["access-control-allow-origin"] == "https://page.example"
+    assert "Origin" in named.headers["vary"]
+    stranger = tus.request("OPTIONS", "/files/", {"Origin": "https://stranger.example"})
+    assert "access-control-allow-origin" not in stranger.headers
+    closed = Tus(site.serve(CORS_ORIGINS="none").port).request("OPTIONS", "/files/", PAGE)
+    assert "access-control-allow-origin" not in closed.headers
+
+
+def test_an_upload_is_where_the_public_url_says(site: Site) -> None:
+    tus = Tus(site.serve(PUBLIC_URL="https://host.example/api/").port)
+    location = tus.post(5).headers["location"]
+    assert location.startswith("https://host.example/api/files/")
 
 
 def test_what_an_unknown_job_answers(tus: Tus) -> None:
