@@ -68,7 +68,7 @@ class FileStore:
             fd = self._open_data(upload.id)
             try:
                 _lock(fd)
-                return FileWriter(upload, fd, self._open_log(upload.id))
+                return FileWriter(upload, fd, self._open_journal(upload.id))
             except BaseException:
                 os.close(fd)
                 raise
@@ -80,9 +80,10 @@ class FileStore:
             self._read_journal(upload_id)
             raise UploadGone("the bytes of this upload were removed") from None
 
-    def _open_log(self, upload_id: str) -> _Log:
-        sound = self._read_journal(upload_id).size
-        return _Log(os.open(self._journal(upload_id), os.O_WRONLY | os.O_CLOEXEC), sound)
+    def _open_journal(self, upload_id: str) -> int:
+        # A removed upload gets no more lines.
+        self._read_journal(upload_id)
+        return os.open(self._journal(upload_id), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def read(self, upload_id: str) -> BinaryIO:
         with _disk_errors():
@@ -101,11 +102,11 @@ class FileStore:
 
     def end_job(self, upload_id: str, ended: Ended) -> None:
         with _disk_errors():
-            log = self._open_log(upload_id)
+            fd = self._open_journal(upload_id)
             try:
-                log.append(journal.encode("ended", ended.to_json()))
+                _append(fd, journal.encode("ended", ended.to_json()))
             finally:
-                log.close()
+                os.close(fd)
 
     def remove_bytes(self, upload_id: str) -> None:
         with _disk_errors():
@@ -169,14 +170,14 @@ class FileStore:
 class FileWriter:
     """Write one upload (storage.interfaces.Writer); holds the file's flock while it is open."""
 
-    def __init__(self, upload: Upload, data: int, log: _Log) -> None:
+    def __init__(self, upload: Upload, data: int, log: int) -> None:
         self._data = data
         self._log = log
         self._closed = False
         self._offset = upload.offset
         size = os.fstat(data).st_size
         if size < upload.offset:
-            log.close()
+            os.close(log)
             raise JournalDamaged(f"the record counts {upload.offset} bytes, the file has {size}")
 
     @property
@@ -197,30 +198,13 @@ class FileWriter:
             if upload.complete:
                 os.ftruncate(self._data, upload.offset)
             os.fdatasync(self._data)
-            self._log.append(journal.commit_line(upload))
+            _append(self._log, journal.commit_line(upload))
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._log.close()
+            os.close(self._log)
             os.close(self._data)
-
-
-class _Log:
-    """Append to a journal after its last sound line: a torn one would hide what follows it."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        self._fd = fd
-        self._size = size
-
-    def append(self, line: bytes) -> None:
-        os.ftruncate(self._fd, self._size)
-        _write_all(self._fd, line, self._size)
-        os.fdatasync(self._fd)
-        self._size += len(line)
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 def _consume(pending: list[memoryview], count: int) -> None:
@@ -243,7 +227,7 @@ def _create_file(path: Path, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         if content:
-            _write_all(fd, content, 0)
+            _write_all(fd, content)
             os.fdatasync(fd)
     except OSError:
         path.unlink()
@@ -252,11 +236,15 @@ def _create_file(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
-def _write_all(fd: int, content: bytes, offset: int) -> None:
+def _append(fd: int, line: bytes) -> None:
+    _write_all(fd, line)
+    os.fdatasync(fd)
+
+
+def _write_all(fd: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
+        view = view[os.write(fd, view) :]
 
 
 def _sync_directory(directory: Path) -> None:

@@ -2,7 +2,9 @@
 
 The first two bytes are `L` (live) or `D` (deleted) and a line feed: deletion overwrites one byte,
 which works on a full disk and outranks every later line. Then one line an entry, each
-`{crc32:08x} {json}`; a torn or damaged tail is not read, and is cut before the next append.
+`{crc32:08x} {json}`. Lines are only ever appended, and each begins with a line feed of its own: one
+that was torn, or that decayed, is skipped and takes no other with it. Each says all that is then
+true, so the last sound one of the highest token is enough.
 """
 
 from __future__ import annotations
@@ -26,17 +28,16 @@ _DELETED = b"D"
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Hold what a journal says: the record, how the job ended, and where its sound part ends."""
+    """Hold what a journal says: the record, and how the job ended."""
 
     upload: Upload
     ended: Ended | None
-    size: int
 
 
 def encode(*entry: Any) -> bytes:
     """Build one line."""
     text = json.dumps(entry, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (crc32(text), text)
+    return b"\n%08x %s\n" % (crc32(text), text)
 
 
 def first_lines(upload: Upload) -> bytes:
@@ -48,7 +49,7 @@ def parse(raw: bytes) -> Journal:
     """Read a journal; raise UploadGone or JournalDamaged."""
     if raw[:1] == _DELETED:
         raise UploadGone("this upload was removed")
-    entries, size = _entries(raw)
+    entries = [entry for line in raw.split(b"\n")[1:] if (entry := _entry(line))]
     if raw[:2] != _LIVE or not entries or entries[0][0] != "upload":
         raise JournalDamaged("the journal of this upload has no readable first line")
     upload = Upload.from_json(entries[0][1])
@@ -59,7 +60,7 @@ def parse(raw: bytes) -> Journal:
         # Of two holders the one with the higher token is right, whoever wrote last.
         elif values[0] >= upload.token:
             upload = _apply(upload, name, values)
-    return Journal(upload, ended, size)
+    return Journal(upload, ended)
 
 
 def commit_line(upload: Upload) -> bytes:
@@ -80,16 +81,12 @@ def _apply(upload: Upload, name: str, values: list[Any]) -> Upload:
     )
 
 
-def _entries(raw: bytes) -> tuple[list[list[Any]], int]:
-    entries: list[list[Any]] = []
-    at = len(_LIVE)
-    while (end := raw.find(b"\n", at)) >= 0:
-        checksum, _, text = raw[at:end].partition(b" ")
-        if checksum != b"%08x" % crc32(text):
-            break
-        entries.append(json.loads(text))
-        at = end + 1
-    return entries, at
+def _entry(line: bytes) -> list[Any] | None:
+    checksum, _, text = line.partition(b" ")
+    if not text or checksum != b"%08x" % crc32(text):
+        return None
+    entry: list[Any] = json.loads(text)
+    return entry
 
 
 def bury(path: Path) -> None:
