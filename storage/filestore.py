@@ -1,13 +1,21 @@
-"""Uploads as plain files: `{id}` the bytes, `{id}.log` the journal, `results/{id}.json`."""
+"""Uploads as plain files: `{id}` the bytes, `{id}.log` the journal, `results/{id}.json`.
+
+Nearly always the bytes are one file. `{id}.1`, `{id}.2` go on where a file could not be taken over
+from its writer.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import re
 import secrets
-from contextlib import contextmanager
+from bisect import bisect_right
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from storage import journal
@@ -16,13 +24,13 @@ from storage.errors import (
     StorageFull,
     StoreUnavailable,
     UploadGone,
-    UploadLocked,
     UploadNotFound,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
+
+    from _typeshed import WriteableBuffer
 
     from storage.interfaces import Buffer
     from storage.job import Ended
@@ -40,6 +48,7 @@ class FileStore:
         """Use `directory`, which is made when it is missing."""
         self._directory = directory
         self._results = directory / "results"
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def prepare(self) -> None:
         """Make the directories; raise StoreUnavailable naming the one that cannot be used."""
@@ -55,39 +64,74 @@ class FileStore:
 
     def create(self, upload: Upload) -> None:
         with _disk_errors():
-            _create_file(self._data(upload.id), b"")
+            data = self._segment(upload.id, 0)
+            _create_file(data, b"")
             try:
-                _create_file(self._journal(upload.id), journal.first_lines(upload))
+                _create_file(self._journal(upload.id), journal.first_lines(upload, self._boot))
             except OSError:
-                self._data(upload.id).unlink()
+                data.unlink()
                 raise
             _sync_directory(self._directory)
 
     def open(self, upload: Upload) -> FileWriter:
         with _disk_errors():
-            fd = self._open_data(upload.id)
+            boot = self._read_journal(upload.id).boot
+            data = self._take_over(upload, boot)
+            if data is None:
+                upload, data = self._new_segment(upload)
             try:
-                _lock(fd)
-                return FileWriter(upload, fd, self._open_journal(upload.id))
+                return FileWriter(upload, data, self._open_journal(upload.id), self._boot)
             except BaseException:
-                os.close(fd)
+                os.close(data)
                 raise
 
-    def _open_data(self, upload_id: str) -> int:
+    def _take_over(self, upload: Upload, boot: str) -> int | None:
+        """Open the last segment, or tell that somebody else may still write it."""
         try:
-            return os.open(self._data(upload_id), os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(self._segment(upload.id, upload.segments[-1][0]), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            self._read_journal(upload_id)
             raise UploadGone("the bytes of this upload were removed") from None
+        # A lock on the file tells nothing of another machine that shares the directory.
+        if boot == self._boot and _lock(fd):
+            return fd
+        os.close(fd)
+        return None
+
+    def _new_segment(self, upload: Upload) -> tuple[Upload, int]:
+        (last, start), before = upload.segments[-1], upload.segments[:-1]
+        fd, number = self._create_segment(upload.id, last + 1)
+        _sync_directory(self._directory)
+        kept = before if start == upload.offset else upload.segments
+        return replace(upload, segments=(*kept, (number, upload.offset))), fd
+
+    def _create_segment(self, upload_id: str, number: int) -> tuple[int, int]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        while True:
+            try:
+                fd = os.open(self._segment(upload_id, number), flags, 0o640)
+            except FileExistsError:
+                number += 1
+            else:
+                _lock(fd)
+                return fd, number
 
     def _open_journal(self, upload_id: str) -> int:
-        # A removed upload gets no more lines.
-        self._read_journal(upload_id)
         return os.open(self._journal(upload_id), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def read(self, upload_id: str) -> BinaryIO:
         with _disk_errors():
-            return os.fdopen(self._open_data(upload_id), "rb")
+            upload = self._read_journal(upload_id).upload
+            try:
+                return self._open_for_reading(upload)
+            except FileNotFoundError:
+                raise UploadGone("the bytes of this upload were removed") from None
+
+    def _open_for_reading(self, upload: Upload) -> BinaryIO:
+        paths = [self._segment(upload.id, number) for number, _ in upload.segments]
+        if len(paths) == 1:
+            return paths[0].open("rb")
+        starts = [start for _, start in upload.segments]
+        return io.BufferedReader(SegmentReader(paths, [*starts, upload.offset]))
 
     def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:
         with _disk_errors():
@@ -102,6 +146,8 @@ class FileStore:
 
     def end_job(self, upload_id: str, ended: Ended) -> None:
         with _disk_errors():
+            # A removed upload gets no more lines.
+            self._read_journal(upload_id)
             fd = self._open_journal(upload_id)
             try:
                 _append(fd, journal.encode("ended", ended.to_json()))
@@ -110,20 +156,26 @@ class FileStore:
 
     def remove_bytes(self, upload_id: str) -> None:
         with _disk_errors():
-            self._data(upload_id).unlink(missing_ok=True)
+            last = 0
+            while self._segment(upload_id, last + 1).exists():
+                last += 1
+            # From the last one down: what a crash leaves is found again.
+            for number in range(last, -1, -1):
+                self._segment(upload_id, number).unlink(missing_ok=True)
 
     def remove(self, upload_id: str) -> None:
         with _disk_errors():
             journal.bury(self._journal(upload_id))
-            self._data(upload_id).unlink(missing_ok=True)
+            self.remove_bytes(upload_id)
             self._result(upload_id).unlink(missing_ok=True)
             _sync_directory(self._directory)
 
     def purge(self, upload_id: str) -> None:
         with _disk_errors():
+            self.remove_bytes(upload_id)
+            self._result(upload_id).unlink(missing_ok=True)
             # The journal goes last: without it nobody would look for the rest again.
-            for path in (self._data, self._result, self._journal):
-                path(upload_id).unlink(missing_ok=True)
+            self._journal(upload_id).unlink(missing_ok=True)
 
     def ids(self) -> Iterator[str]:
         with _disk_errors(), os.scandir(self._directory) as entries:
@@ -157,8 +209,8 @@ class FileStore:
             raise StoreUnavailable(f"UPLOAD_DIR cannot be read: {error.strerror}") from error
         return disk.f_bavail * disk.f_frsize
 
-    def _data(self, upload_id: str) -> Path:
-        return self._directory / upload_id
+    def _segment(self, upload_id: str, number: int) -> Path:
+        return self._directory / (f"{upload_id}.{number}" if number else upload_id)
 
     def _journal(self, upload_id: str) -> Path:
         return self._directory / f"{upload_id}.log"
@@ -170,15 +222,18 @@ class FileStore:
 class FileWriter:
     """Write one upload (storage.interfaces.Writer); holds the file's flock while it is open."""
 
-    def __init__(self, upload: Upload, data: int, log: int) -> None:
+    def __init__(self, upload: Upload, data: int, log: int, boot: str) -> None:
+        self.upload = upload
         self._data = data
         self._log = log
+        self._boot = boot
         self._closed = False
         self._offset = upload.offset
-        size = os.fstat(data).st_size
+        self._start = upload.segments[-1][1]
+        size = self._start + os.fstat(data).st_size
         if size < upload.offset:
             os.close(log)
-            raise JournalDamaged(f"the record counts {upload.offset} bytes, the file has {size}")
+            raise JournalDamaged(f"the record counts {upload.offset} bytes, the files have {size}")
 
     @property
     def offset(self) -> int:
@@ -189,16 +244,16 @@ class FileWriter:
         with _disk_errors():
             while pending:
                 # pwrite, never append: bytes beyond the record's offset are overwritten.
-                written = os.pwritev(self._data, pending[:_IOV_MAX], self._offset)
+                written = os.pwritev(self._data, pending[:_IOV_MAX], self._offset - self._start)
                 self._offset += written
                 _consume(pending, written)
 
     def commit(self, upload: Upload) -> None:
         with _disk_errors():
             if upload.complete:
-                os.ftruncate(self._data, upload.offset)
+                os.ftruncate(self._data, upload.offset - self._start)
             os.fdatasync(self._data)
-            _append(self._log, journal.commit_line(upload))
+            _append(self._log, journal.commit_line(upload, self._boot))
 
     def close(self) -> None:
         if not self._closed:
@@ -214,13 +269,54 @@ def _consume(pending: list[memoryview], count: int) -> None:
         pending[0] = pending[0][count:]
 
 
-def _lock(fd: int) -> None:
+class SegmentReader(io.RawIOBase):
+    """Read the counted bytes of several files as one."""
+
+    def __init__(self, paths: Sequence[Path], bounds: Sequence[int]) -> None:
+        """Take the offset at which each file begins, and at last the end of all."""
+        super().__init__()
+        self._bounds = bounds
+        self._position = 0
+        with ExitStack() as opened:
+            self._files = [opened.enter_context(path.open("rb", buffering=0)) for path in paths]
+            self._opened = opened.pop_all()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._bounds[-1]}
+        self._position = max(0, base[whence] + offset)
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        if self._position >= self._bounds[-1]:
+            return 0
+        at = bisect_right(self._bounds, self._position) - 1
+        view = memoryview(buffer).cast("B")[: self._bounds[at + 1] - self._position]
+        count = os.preadv(self._files[at].fileno(), [view], self._position - self._bounds[at])
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._opened.close()
+        super().close()
+
+
+def _lock(fd: int) -> bool:
     # The kernel frees it with the last descriptor: a dead process holds nothing up, and a holder
     # that only sleeps keeps everybody else from the file.
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UploadLocked("an earlier writer has not let go of the file yet") from None
+        return False
+    return True
 
 
 def _create_file(path: Path, content: bytes) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 
 
-class Writer(Protocol):
-    """Write one upload's bytes. Every method blocks: call it in a thread, one at a time."""
+class Sink(Protocol):
+    """Take bytes. Its methods block: call them in a thread, one at a time."""
 
     @property
     def offset(self) -> int:
@@ -24,6 +24,14 @@ class Writer(Protocol):
 
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Write all of them at `offset` and advance it; raise StorageFull with what fits kept."""
+
+
+class Writer(Sink, Protocol):
+    """Write one upload's bytes."""
+
+    @property
+    def upload(self) -> Upload:
+        """The record as it was opened, with the segment that is written."""
 
     def commit(self, upload: Upload) -> None:
         """Bring data, then journal, to stable storage: `upload` is what is true from here on.
@@ -47,8 +55,10 @@ class DataStore(Protocol):
     def open(self, upload: Upload) -> Writer:
         """Open for writing at `upload.offset` under `upload.token`.
 
+        A holder that lost its lock, and may only be asleep, can never reach what is written from
+        here on: where it still has the last segment a new one begins.
+
         Raises:
-            UploadLocked: a holder that lost its lock still has the file.
             UploadNotFound: there are no files of this upload.
             UploadGone: it was removed.
             JournalDamaged: fewer bytes are here than `upload.offset` says.

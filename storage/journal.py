@@ -28,10 +28,14 @@ _DELETED = b"D"
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Hold what a journal says: the record, and how the job ended."""
+    """Hold what a journal says: the record, how the job ended, and under which boot it was written.
+
+    A lock on a file holds only against processes of the same boot of the same machine.
+    """
 
     upload: Upload
     ended: Ended | None
+    boot: str
 
 
 def encode(*entry: Any) -> bytes:
@@ -40,9 +44,9 @@ def encode(*entry: Any) -> bytes:
     return b"\n%08x %s\n" % (crc32(text), text)
 
 
-def first_lines(upload: Upload) -> bytes:
+def first_lines(upload: Upload, boot: str) -> bytes:
     """Build the start of a journal."""
-    return _LIVE + encode("upload", upload.to_json())
+    return _LIVE + encode("upload", upload.to_json(), boot)
 
 
 def parse(raw: bytes) -> Journal:
@@ -52,31 +56,33 @@ def parse(raw: bytes) -> Journal:
     entries = [entry for line in raw.split(b"\n")[1:] if (entry := _entry(line))]
     if raw[:2] != _LIVE or not entries or entries[0][0] != "upload":
         raise JournalDamaged("the journal of this upload has no readable first line")
-    upload = Upload.from_json(entries[0][1])
+    upload, boot = Upload.from_json(entries[0][1]), entries[0][2]
     ended = None
     for name, *values in entries[1:]:
         if name == "ended":
             ended = Ended.from_json(values[0])
         # Of two holders the one with the higher token is right, whoever wrote last.
         elif values[0] >= upload.token:
-            upload = _apply(upload, name, values)
-    return Journal(upload, ended)
+            upload, boot = _apply(upload, name, values), values[-1]
+    return Journal(upload, ended, boot)
 
 
-def commit_line(upload: Upload) -> bytes:
+def commit_line(upload: Upload, boot: str) -> bytes:
     """Build the line that says how far an upload is."""
     name = "complete" if upload.complete else "offset"
-    return encode(name, upload.token, upload.offset, upload.length, upload.expires_at)
+    where = (upload.token, upload.offset, upload.length, upload.expires_at)
+    return encode(name, *where, upload.segments, boot)
 
 
 def _apply(upload: Upload, name: str, values: list[Any]) -> Upload:
-    token, offset, length, expires_at = values
+    token, offset, length, expires_at, segments, _ = values
     return replace(
         upload,
         token=token,
         offset=offset,
         length=length,
         expires_at=expires_at,
+        segments=tuple((number, start) for number, start in segments),
         complete=upload.complete or name == "complete",
     )
 

@@ -144,7 +144,7 @@ return 1
 """)
 
 # KEYS upload job expiring outbox   ARGV id token offset complete expires_at now speed length
-# (empty: not known yet)
+# segments (the last two empty: not known yet, one file)
 # -> 1 | 0 (an older token) | -1 (no record)
 COMMIT = Script("""
 local token = redis.call('HGET', KEYS[1], 'token')
@@ -153,6 +153,7 @@ if token ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'offset', ARGV[3], 'expires_at', ARGV[5])
 redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1])
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'length', ARGV[8]) end
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'segments', ARGV[9]) end
 if redis.call('HGET', KEYS[2], 'state') == 'uploading' then
   if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'size', ARGV[8], 'total', ARGV[8]) end
   local done = math.max(tonumber(ARGV[3]), tonumber(redis.call('HGET', KEYS[2], 'done') or '0'))
@@ -275,5 +276,6 @@ def commit(upload: Upload, now: float, speed: float) -> tuple[list[str], list[st
     """Build KEYS and ARGV of COMMIT."""
     length = "" if upload.length is None else str(upload.length)
     state = (upload.token, upload.offset, int(upload.complete), upload.expires_at)
-    args = (upload.id, *state, now, f"{speed:.0f}", length)
+    segments = upload.to_hash().get("segments", "")
+    args = (upload.id, *state, now, f"{speed:.0f}", length, segments)
     return [*pair(upload.id), EXPIRING, OUTBOX], [str(one) for one in args]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 # Records, journals and results carry it; a newer one than this is refused in a sentence.
 VERSION = 1
+FIRST_SEGMENT = ((0, 0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class Upload:
 
     Times are seconds since the epoch. A `length` of None is not known yet. `metadata` is the
     `Upload-Metadata` header as received, so that it is echoed byte for byte. `offset` is what a
-    client may rely on.
+    client may rely on. `segments` are the files it lies in: the number of each, and the offset at
+    which it begins.
     """
 
     id: str
@@ -29,11 +31,15 @@ class Upload:
     offset: int = 0
     complete: bool = False
     token: int = 0
+    segments: tuple[tuple[int, int], ...] = FIRST_SEGMENT
 
     def to_hash(self) -> dict[str, str]:
         """Build the fields of the Redis hash."""
         fields = {name: str(value) for name, value in asdict(self).items() if value is not None}
-        return fields | {"complete": str(int(self.complete)), "version": str(VERSION)}
+        segments = ",".join(f"{number}:{start}" for number, start in self.segments)
+        fields |= {"complete": str(int(self.complete)), "version": str(VERSION)}
+        # Nearly always one file; Redis need not remember that.
+        return _without(fields, "segments") | ({"segments": segments} if self._parted else {})
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> Upload:
@@ -48,7 +54,12 @@ class Upload:
             offset=int(fields["offset"]),
             complete=fields["complete"] == "1",
             token=int(fields["token"]),
+            segments=_segments(fields.get("segments")),
         )
+
+    @property
+    def _parted(self) -> bool:
+        return self.segments != FIRST_SEGMENT
 
     def to_json(self) -> dict[str, Any]:
         """Build the journal's first line."""
@@ -58,7 +69,19 @@ class Upload:
     def from_json(cls, value: Mapping[str, Any]) -> Upload:
         """Parse the journal's first line; raise ValueError for a version from the future."""
         _check_version(value["version"])
-        return cls(**{name: item for name, item in value.items() if name != "version"})
+        segments = tuple((number, start) for number, start in value["segments"])
+        return cls(**_without(value, "version") | {"segments": segments})
+
+
+def _segments(text: str | None) -> tuple[tuple[int, int], ...]:
+    if text is None:
+        return FIRST_SEGMENT
+    pairs = (part.split(":") for part in text.split(","))
+    return tuple((int(number), int(start)) for number, start in pairs)
+
+
+def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != name}
 
 
 def _check_version(version: int) -> None:

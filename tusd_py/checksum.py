@@ -11,8 +11,7 @@ import google_crc32c
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from storage.interfaces import Buffer, Writer
-    from storage.upload import Upload
+    from storage.interfaces import Buffer, Sink
 
 
 class Digest(Protocol):
@@ -45,24 +44,18 @@ def new_digest(algorithm: str) -> Digest:
     return hashlib.new(algorithm, usedforsecurity=False)
 
 
-class DigestingWriter:
-    """Write through to another writer and digest what passes (storage.interfaces.Writer)."""
+class DigestingSink:
+    """Write through to another sink and digest what passes (storage.interfaces.Sink)."""
 
-    def __init__(self, writer: Writer, digest: Digest) -> None:
-        self._writer = writer
+    def __init__(self, sink: Sink, digest: Digest) -> None:
+        self._sink = sink
         self._digest = digest
 
     @property
     def offset(self) -> int:
-        return self._writer.offset
+        return self._sink.offset
 
     def write(self, buffers: Sequence[Buffer]) -> None:
-        self._writer.write(buffers)
+        self._sink.write(buffers)
         for buffer in buffers:
             self._digest.update(buffer)
-
-    def commit(self, upload: Upload) -> None:
-        self._writer.commit(upload)
-
-    def close(self) -> None:
-        self._writer.close()

@@ -16,7 +16,7 @@ from tusd_py.headers import Headers
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from storage.interfaces import Writer
+    from storage.interfaces import Sink
     from tusd_py.protocol import Response
 
 # Seconds after which bytes that trickle in are handed on, so that progress shows and a crash
@@ -49,11 +49,11 @@ class Exchange(Protocol):
     def headers(self) -> Headers:
         """The request's header fields."""
 
-    async def move_body(self, writer: Writer, limit: int, stop: asyncio.Event) -> BodyEnd:
-        """Move up to `limit` bytes of the body to the writer.
+    async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
+        """Move up to `limit` bytes of the body to the sink.
 
         Whatever the answer, every byte taken from the peer was written, and no system call on
-        the writer is still running. Errors of the writer come through. A `limit` of 0 finds out
+        the sink is still running. Errors of the sink come through. A `limit` of 0 finds out
         whether there is more.
         """
 
@@ -79,14 +79,14 @@ class AsgiExchange:
         self._receiving: asyncio.Task[Any] | None = None
         self._end = BodyEnd.DONE
 
-    async def move_body(self, writer: Writer, limit: int, stop: asyncio.Event) -> BodyEnd:
+    async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         try:
-            return await self._move(writer, limit, stopped)
+            return await self._move(sink, limit, stopped)
         finally:
             stopped.cancel()
 
-    async def _move(self, writer: Writer, limit: int, stopped: asyncio.Task[Any]) -> BodyEnd:
+    async def _move(self, sink: Sink, limit: int, stopped: asyncio.Task[Any]) -> BodyEnd:
         pulse = asyncio.get_running_loop().time() + _PULSE
         batch: list[bytes] = []
         gathered = moved = 0
@@ -103,7 +103,7 @@ class AsgiExchange:
             elif end is None and self._ended:
                 end = self._end
             if gathered >= self._chunk_size or end is not None:
-                await to_thread.run_sync(writer.write, batch)
+                await to_thread.run_sync(sink.write, batch)
                 batch, gathered = [], 0
         return end
 

@@ -14,17 +14,16 @@ from anyio import CancelScope, to_thread
 
 from storage.errors import StorageError, UploadNotFound
 from tusd_py import protocol
-from tusd_py.checksum import DigestingWriter, new_digest
+from tusd_py.checksum import DigestingSink, new_digest
 from tusd_py.exchange import BodyEnd
 from tusd_py.protocol import Code, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from storage.interfaces import DataStore, InfoStore, Lock, Locker, Writer
+    from storage.interfaces import DataStore, InfoStore, Lock, Locker, Sink, Writer
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
-    from tusd_py.headers import Checksum
     from tusd_py.protocol import Action, Append, Create, Limits, Response
 
 T = TypeVar("T")
@@ -172,6 +171,8 @@ async def _recovered(upload_id: str, uploads: Uploads, find: Callable[[], Awaita
 class _Intake:
     """Take one request's body into an upload, checkpoint by checkpoint."""
 
+    _writer: Writer
+
     def __init__(self, upload: Upload, action: Create | Append, uploads: Uploads) -> None:
         """Go by what the action says: its length is the one that is right if it is taken."""
         self.upload = upload
@@ -187,73 +188,61 @@ class _Intake:
         Raises:
             ProtocolError: nothing, or no more, of it was taken.
         """
-        writer = await to_thread.run_sync(self._uploads.data.open, self.upload)
+        self._writer = await to_thread.run_sync(self._uploads.data.open, self.upload)
+        self.upload = self._writer.upload
         try:
-            if exchange is None:
-                end = BodyEnd.DONE
-            elif self._checksum is None:
-                end = await self._take(writer, exchange, stop)
-            else:
-                end = await self._take_verified(writer, exchange, stop, self._checksum)
-            if end is not BodyEnd.DONE and self._checksum is not None:
-                # What cannot be verified is not kept: the offset stays where it was.
-                return end
-            await self._commit(writer, self._length)
+            end = BodyEnd.DONE if exchange is None else await self._take(exchange, stop)
+            # What cannot be verified is not kept: the offset stays where it was.
+            if self._checksum is None or end is BodyEnd.DONE:
+                await self._commit(self._length)
         finally:
             # The file is let go of before the lock is, whatever else happens.
             with CancelScope(shield=True):
-                await to_thread.run_sync(writer.close)
+                await to_thread.run_sync(self._writer.close)
         return end
 
-    async def _take_verified(
-        self, writer: Writer, exchange: Exchange, stop: asyncio.Event, checksum: Checksum
-    ) -> BodyEnd:
-        """Move a body of which nothing may be counted before all of it was verified."""
-        digest = new_digest(checksum.algorithm)
-        end = await self._take(DigestingWriter(writer, digest), exchange, stop, commits=False)
-        if end is BodyEnd.DONE and digest.digest() != checksum.digest:
+    async def _take(self, exchange: Exchange, stop: asyncio.Event) -> BodyEnd:
+        """Move the body until it ends; its last part is left to commit, all of it if verified."""
+        if self._checksum is None:
+            return await self._move(self._writer, exchange, stop)
+        digest = new_digest(self._checksum.algorithm)
+        end = await self._move(DigestingSink(self._writer, digest), exchange, stop)
+        if end is BodyEnd.DONE and digest.digest() != self._checksum.digest:
             raise ProtocolError(Code.CHECKSUM_MISMATCH)
         return end
 
-    async def _take(
-        self, writer: Writer, exchange: Exchange, stop: asyncio.Event, *, commits: bool = True
-    ) -> BodyEnd:
-        """Move the body, committing on the way, until it ends; the last part is left to commit."""
+    async def _move(self, sink: Sink, exchange: Exchange, stop: asyncio.Event) -> BodyEnd:
         most = self._uploads.limits.max_size if self._length is None else self._length
         while True:
-            end = await self._move(writer, exchange, min(most - writer.offset, _CHECKPOINT), stop)
-            if end is BodyEnd.MORE and writer.offset == most:
+            try:
+                end = await exchange.move_body(sink, min(most - sink.offset, _CHECKPOINT), stop)
+            except StorageError:
+                # What fitted is kept, if that much can still be remembered.
+                with suppress(StorageError):
+                    await self._checkpoint()
+                raise
+            if end is BodyEnd.MORE and sink.offset == most:
                 # Nothing of the surplus may make the upload complete.
-                end = await exchange.move_body(writer, 0, stop)
+                end = await exchange.move_body(sink, 0, stop)
                 if end is BodyEnd.MORE:
                     raise ProtocolError(Code.BODY_TOO_LONG)
             if end is not BodyEnd.MORE:
                 return end
-            if commits:
-                # A length is known for good only when its request was taken whole.
-                await self._commit(writer, self.upload.length)
+            await self._checkpoint()
 
-    async def _move(
-        self, writer: Writer, exchange: Exchange, limit: int, stop: asyncio.Event
-    ) -> BodyEnd:
-        try:
-            return await exchange.move_body(writer, limit, stop)
-        except StorageError:
-            # What fitted is kept, if that much can still be remembered.
-            if self._checksum is None:
-                with suppress(StorageError):
-                    await self._commit(writer, self.upload.length)
-            raise
+    async def _checkpoint(self) -> None:
+        # A length is known for good only when its request was taken whole.
+        if self._checksum is None:
+            await self._commit(self.upload.length)
 
-    async def _commit(self, writer: Writer, length: int | None) -> None:
+    async def _commit(self, length: int | None) -> None:
         """Make what was written durable, then known, then a job when it is all."""
-        now = replace(
-            self.upload, offset=writer.offset, length=length, complete=writer.offset == length
-        )
+        offset = self._writer.offset
+        now = replace(self.upload, offset=offset, length=length, complete=offset == length)
         if now == self.upload:
             return
         self.upload = replace(now, expires_at=time.time() + self._uploads.limits.expiration)
-        await to_thread.run_sync(writer.commit, self.upload)
+        await to_thread.run_sync(self._writer.commit, self.upload)
         await self._uploads.info.commit(self.upload, speed=self._speed())
         if self.upload.complete:
             log.info("upload.complete", upload=self.upload.id, length=length)

@@ -6,25 +6,25 @@ import errno
 import os
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from io import SEEK_END, BufferedReader
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.errors import (
     JournalDamaged,
     StorageFull,
     StoreUnavailable,
     UploadGone,
-    UploadLocked,
     UploadNotFound,
 )
-from storage.filestore import FileStore
+from storage.filestore import FileStore, SegmentReader
 from storage.job import Ended, JobState
 from storage.upload import Upload
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -99,14 +99,76 @@ def test_a_torn_journal_line_does_not_hide_the_next_one(
     assert store.recover(upload.id)[0].offset == 3
 
 
-def test_two_writers_never_have_one_file(store: FileStore, upload: Upload) -> None:
-    with closing(store.open(upload)), pytest.raises(UploadLocked):
-        store.open(replace(upload, token=2))
-    store.open(replace(upload, token=2)).close()
+def test_a_writer_that_only_sleeps_never_reaches_what_its_successor_writes(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    directory = tmp_path / "uploads"
+    with closing(store.open(upload)) as sleeper:
+        sleeper.write([b"abc"])
+        sleeper.commit(replace(upload, offset=3))
+        newcomer = store.open(replace(upload, offset=3, token=2))
+        newcomer.write([b"defg"])
+        taken = replace(newcomer.upload, offset=7)
+        newcomer.commit(taken)
+        # It wakes, and writes on where it was.
+        sleeper.write([b"XXXXXXX"])
+        sleeper.commit(replace(upload, offset=10, complete=True))
+        newcomer.close()
+    assert store.recover(upload.id)[0] == taken
+    assert taken.segments == ((0, 0), (1, 3))
+    # A process of the same boot goes on in the segment that is free now.
+    with closing(store.open(replace(taken, token=3))) as last:
+        last.write([b"hij"])
+        last.commit(replace(last.upload, offset=10, complete=True))
+    assert not (directory / f"{upload.id}.2").exists()
+    with store.read(upload.id) as file:
+        assert file.read() == b"abcdefghij"
+    store.purge(upload.id)
+    assert [path.name for path in directory.iterdir()] == ["results"]
+
+
+def test_a_segment_in_which_nothing_was_counted_is_none(store: FileStore, upload: Upload) -> None:
+    with closing(store.open(upload)) as sleeper:
+        sleeper.write([b"XXX"])
+        with closing(store.open(replace(upload, token=2))) as newcomer:
+            assert newcomer.upload.segments == ((1, 0),)
+            newcomer.write([b"abc"])
+            newcomer.commit(replace(newcomer.upload, offset=3))
+    with store.read(upload.id) as file:
+        assert file.read() == b"abc"
+
+
+def test_after_another_boot_a_new_segment_begins(
+    store: FileStore, upload: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abc"])
+        writer.commit(replace(upload, offset=3))
+    monkeypatch.setattr(store, "_boot", "another")
+    with closing(store.open(replace(upload, offset=3, token=2))) as writer:
+        assert writer.upload.segments == ((0, 0), (1, 3))
+
+
+@given(cuts=st.lists(st.integers(0, 30), max_size=4), ask=st.data())
+def test_segments_are_read_as_one_file(cuts: list[int], ask: st.DataObject) -> None:
+    content = bytes(range(30))
+    bounds = [0, *sorted(cuts), len(content)]
+    with TemporaryDirectory() as directory:
+        paths = [Path(directory, str(number)) for number in range(len(bounds) - 1)]
+        for path, start, end in zip(paths, bounds[:-1], bounds[1:], strict=True):
+            # What lies behind the counted bytes belongs to nobody.
+            path.write_bytes(content[start:end] + b"surplus")
+        with BufferedReader(SegmentReader(paths, bounds)) as reader:
+            assert reader.read() == content
+            assert reader.seek(0, SEEK_END) == len(content)
+            for _ in range(5):
+                at, count = ask.draw(st.integers(0, 35)), ask.draw(st.integers(0, 35))
+                assert reader.seek(at) == at
+                assert reader.read(count) == content[at : at + count]
 
 
 def test_a_file_shorter_than_the_record_is_damaged(store: FileStore, upload: Upload) -> None:
-    with pytest.raises(JournalDamaged, match=r"counts 5 bytes.*has 0"):
+    with pytest.raises(JournalDamaged, match=r"counts 5 bytes.*have 0"):
         store.open(replace(upload, offset=5))
 
 

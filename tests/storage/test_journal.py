@@ -26,8 +26,15 @@ UPLOAD = Upload(
 )
 
 
+BOOT = "2b6e6a3c"
+
+
+def line(name: str, token: int, offset: int, expires_at: float) -> tuple[object, ...]:
+    return name, token, offset, 100, expires_at, [[0, 0]], BOOT
+
+
 def lines(*entries: tuple[object, ...]) -> bytes:
-    return journal.first_lines(UPLOAD) + b"".join(journal.encode(*entry) for entry in entries)
+    return journal.first_lines(UPLOAD, BOOT) + b"".join(journal.encode(*entry) for entry in entries)
 
 
 def test_a_new_journal_gives_back_the_whole_record() -> None:
@@ -37,39 +44,45 @@ def test_a_new_journal_gives_back_the_whole_record() -> None:
 
 
 def test_offset_and_completion_are_those_of_the_last_line() -> None:
-    read = journal.parse(lines(("offset", 1, 40, 100, 3000.0), ("complete", 2, 100, 100, 4000.0)))
+    read = journal.parse(lines(line("offset", 1, 40, 3000.0), line("complete", 2, 100, 4000.0)))
     assert read.upload == replace(UPLOAD, offset=100, token=2, expires_at=4000.0, complete=True)
 
 
+def test_segments_and_boot_are_those_of_the_line_that_counts() -> None:
+    upload = replace(UPLOAD, offset=60, token=1, segments=((0, 0), (2, 40)))
+    raw = lines() + journal.commit_line(upload, "another boot")
+    assert journal.parse(raw) == journal.Journal(upload, None, "another boot")
+
+
 def test_a_late_line_of_an_older_token_counts_for_nothing() -> None:
-    read = journal.parse(lines(("offset", 5, 60, 100, 3000.0), ("offset", 4, 99, 100, 9000.0)))
+    read = journal.parse(lines(line("offset", 5, 60, 3000.0), line("offset", 4, 99, 9000.0)))
     assert (read.upload.offset, read.upload.token) == (60, 5)
 
 
 def test_the_end_of_the_job_is_remembered_with_its_reason() -> None:
     ended = Ended(JobState.FAILED, 5.0, 6.0, "not a video")
-    read = journal.parse(lines(("complete", 1, 100, 100, 3.0), ("ended", ended.to_json())))
+    read = journal.parse(lines(line("complete", 1, 100, 3.0), ("ended", ended.to_json())))
     assert read.ended == ended
 
 
 @given(cut=st.integers(min_value=0, max_value=200))
 def test_a_torn_last_line_is_as_if_it_had_not_been_written(cut: int) -> None:
-    whole = lines(("offset", 1, 40, 100, 3000.0))
-    last = journal.encode("offset", 1, 80, 100, 3000.0)
+    whole = lines(line("offset", 1, 40, 3000.0))
+    last = journal.encode(*line("offset", 1, 80, 3000.0))
     torn = whole + last[: min(cut, len(last) - 2)]
     assert journal.parse(torn).upload.offset == 40
-    after = torn + journal.encode("offset", 1, 60, 100, 3000.0)
+    after = torn + journal.encode(*line("offset", 1, 60, 3000.0))
     assert journal.parse(after).upload.offset == 60
 
 
 @given(data=st.data())
 def test_a_line_with_a_flipped_bit_is_skipped(data: st.DataObject) -> None:
-    whole = lines(("offset", 1, 40, 100, 3000.0))
-    last = bytearray(journal.encode("offset", 1, 80, 100, 3000.0))
+    whole = lines(line("offset", 1, 40, 3000.0))
+    last = bytearray(journal.encode(*line("offset", 1, 80, 3000.0)))
     at = data.draw(st.integers(1, len(last) - 2))
     last[at] ^= 1 << data.draw(st.integers(0, 7))
     assert journal.parse(whole + bytes(last)).upload.offset == 40
-    after = whole + bytes(last) + journal.encode("offset", 1, 60, 100, 3000.0)
+    after = whole + bytes(last) + journal.encode(*line("offset", 1, 60, 3000.0))
     assert journal.parse(after).upload.offset == 60
 
 
@@ -81,14 +94,14 @@ def test_a_journal_without_its_first_line_is_damaged(raw: bytes) -> None:
 
 def test_a_buried_journal_is_gone_whatever_its_lines_say(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
-    path.write_bytes(lines(("offset", 1, 40, 100, 3000.0)))
+    path.write_bytes(lines(line("offset", 1, 40, 3000.0)))
     journal.bury(path)
-    path.write_bytes(path.read_bytes() + journal.encode("offset", 9, 50, 100, 3000.0))
+    path.write_bytes(path.read_bytes() + journal.encode(*line("offset", 9, 50, 3000.0)))
     with pytest.raises(UploadGone):
         journal.parse(path.read_bytes())
 
 
 def test_a_record_from_the_future_is_refused_in_a_sentence() -> None:
-    raw = b"L\n" + journal.encode("upload", UPLOAD.to_json() | {"version": 99})
+    raw = b"L\n" + journal.encode("upload", UPLOAD.to_json() | {"version": 99}, BOOT)
     with pytest.raises(ValueError, match=r"version 99.*upgrade"):
         journal.parse(raw)

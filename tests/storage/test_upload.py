@@ -20,6 +20,9 @@ uploads = st.builds(
     offset=st.integers(0, 2**63 - 1),
     complete=st.booleans(),
     token=st.integers(0, 2**53),
+    segments=st.lists(
+        st.tuples(st.integers(0, 1000), st.integers(0, 2**63 - 1)), min_size=1, max_size=9
+    ).map(tuple),
 )
 
 

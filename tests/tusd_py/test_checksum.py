@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tusd_py.test_exchange import ListWriter
-from tusd_py.checksum import DigestingWriter, new_digest
+from tusd_py.checksum import DigestingSink, new_digest
 from tusd_py.protocol import ALGORITHMS
 
 # Of the nine bytes "123456789": the check values of the CRC catalogue, and coreutils'.
@@ -29,7 +29,7 @@ def test_an_algorithm_gives_its_known_value(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_is_written_through_is_digested(algorithm: str) -> None:
     writer, digest, whole = ListWriter(), new_digest(algorithm), new_digest(algorithm)
-    through = DigestingWriter(writer, digest)
+    through = DigestingSink(writer, digest)
     through.write([b"ab", b"", b"cd"])
     through.write([b"e"])
     whole.update(b"abcde")

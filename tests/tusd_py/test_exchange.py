@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from storage.interfaces import Buffer
-    from storage.upload import Upload
 
 
 class ListWriter:
@@ -35,12 +34,6 @@ class ListWriter:
     @property
     def content(self) -> bytes:
         return b"".join(self.writes)
-
-    def commit(self, upload: Upload) -> None:
-        raise AssertionError
-
-    def close(self) -> None:
-        raise AssertionError
 
 
 class FullWriter(ListWriter):
