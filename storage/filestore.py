@@ -73,6 +73,29 @@ class FileStore:
                 raise
             _sync_directory(self._directory)
 
+    def concatenate(self, final: Upload, parts: Sequence[Upload]) -> Upload:
+        segments: list[tuple[int, int]] = []
+        offset = 0
+        with _disk_errors():
+            try:
+                for part in parts:
+                    for number, start in part.segments:
+                        target = self._segment(final.id, len(segments))
+                        os.link(self._segment(part.id, number), target)
+                        segments.append((len(segments), offset + start))
+                    offset += part.offset
+                final = replace(final, offset=offset, length=offset, segments=tuple(segments))
+                lines = journal.first_lines(final, self._boot)
+                _create_file(self._journal(final.id), lines)
+            except FileNotFoundError:
+                self.remove_bytes(final.id)
+                raise UploadGone("the bytes of a part were removed") from None
+            except OSError:
+                self.remove_bytes(final.id)
+                raise
+            _sync_directory(self._directory)
+        return final
+
     def open(self, upload: Upload) -> FileWriter:
         with _disk_errors():
             boot = self._read_journal(upload.id).boot
@@ -128,6 +151,7 @@ class FileStore:
 
     def _open_for_reading(self, upload: Upload) -> BinaryIO:
         paths = [self._segment(upload.id, number) for number, _ in upload.segments]
+        # One that is complete was cut to what counts.
         if len(paths) == 1:
             return paths[0].open("rb")
         starts = [start for _, start in upload.segments]

@@ -52,6 +52,16 @@ class DataStore(Protocol):
     def create(self, upload: Upload) -> None:
         """Create the upload durably: it survives a power cut from here on."""
 
+    def concatenate(self, final: Upload, parts: Sequence[Upload]) -> Upload:
+        """Create an upload durably that is complete from the start; return it as it then stands.
+
+        Its bytes are those of `parts`, complete ones, one behind the other; nothing is copied, and
+        removing a part takes nothing away.
+
+        Raises:
+            UploadGone: the bytes of a part were removed.
+        """
+
     def open(self, upload: Upload) -> Writer:
         """Open for writing at `upload.offset` under `upload.token`.
 

@@ -73,7 +73,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local last = 5 + tonumber(ARGV[5])
 redis.call('HSET', KEYS[1], unpack(ARGV, last + 1))
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
-if redis.call('EXISTS', KEYS[2]) == 0 then
+if last > 5 and redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('HSET', KEYS[2], unpack(ARGV, 6, last))
   redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 end
@@ -95,9 +95,11 @@ def store(upload: Upload, ended: Ended | None, now: float) -> tuple[list[str], l
         job |= {"error": ended.error} if ended.error else {}
     elif state is JobState.UPLOADING:
         job |= {"done": upload.offset, "total": upload.length or 0}
-    parts = _parts({"state": state.value} | job)
+    # A partial upload is nobody's job.
+    parts = [] if upload.partial else _parts({"state": state.value} | job)
     keys = [*pair(upload.id), EXPIRING, JOBS, OUTBOX]
-    args = [upload.id, str(upload.created_at), str(due), state.value, str(len(parts))]
+    shown = "partial" if upload.partial else state.value
+    args = [upload.id, str(upload.created_at), str(due), shown, str(len(parts))]
     return keys, [*args, *parts, *_parts(upload.to_hash())]
 
 
@@ -162,8 +164,10 @@ if redis.call('HGET', KEYS[2], 'state') == 'uploading' then
 end
 if ARGV[4] == '1' and redis.call('HGET', KEYS[1], 'complete') ~= '1' then
   redis.call('HSET', KEYS[1], 'complete', '1')
-  redis.call('HSET', KEYS[2], 'state', 'pending', 'done', '0', 'total', '0', 'speed', '0')
-  redis.call('ZADD', KEYS[4], ARGV[6], ARGV[1])
+  if redis.call('HGET', KEYS[1], 'concat') ~= 'partial' then
+    redis.call('HSET', KEYS[2], 'state', 'pending', 'done', '0', 'total', '0', 'speed', '0')
+    redis.call('ZADD', KEYS[4], ARGV[6], ARGV[1])
+  end
 end
 redis.call('PUBLISH', KEYS[2], '')
 return 1

@@ -86,7 +86,7 @@ class Sweeper:
         record, state = self._record(upload_id)
         if record is None:
             return self._sweep_tombstone(upload_id)
-        if not record.complete:
+        if not record.complete or record.partial:
             return self._expire(record)
         if state not in _ENDED:
             self._look_again(upload_id, _LOOK_AGAIN)
@@ -108,7 +108,7 @@ class Sweeper:
         return False
 
     def _expire(self, record: Upload) -> bool:
-        """Remove an unfinished upload under its lock, if its journal says that it is due."""
+        """Remove an unfinished or partial upload under its lock, if its journal says it is due."""
         token = self._lock(record.id)
         if token <= 0:
             self._look_again(record.id, LEASE)

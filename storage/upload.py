@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 # Records, journals and results carry it; a newer one than this is refused in a sentence.
 VERSION = 1
+PARTIAL = "partial"
 FIRST_SEGMENT = ((0, 0),)
 
 
@@ -20,7 +21,7 @@ class Upload:
     Times are seconds since the epoch. A `length` of None is not known yet. `metadata` is the
     `Upload-Metadata` header as received, so that it is echoed byte for byte. `offset` is what a
     client may rely on. `segments` are the files it lies in: the number of each, and the offset at
-    which it begins.
+    which it begins. `concat` is the `Upload-Concat` header as received.
     """
 
     id: str
@@ -32,6 +33,17 @@ class Upload:
     complete: bool = False
     token: int = 0
     segments: tuple[tuple[int, int], ...] = FIRST_SEGMENT
+    concat: str | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Tell whether it is only a part of others, which is never analysed by itself."""
+        return self.concat == PARTIAL
+
+    @property
+    def final(self) -> bool:
+        """Tell whether it was put together from parts."""
+        return self.concat is not None and self.concat != PARTIAL
 
     def to_hash(self) -> dict[str, str]:
         """Build the fields of the Redis hash."""
@@ -55,6 +67,7 @@ class Upload:
             complete=fields["complete"] == "1",
             token=int(fields["token"]),
             segments=_segments(fields.get("segments")),
+            concat=fields.get("concat"),
         )
 
     @property

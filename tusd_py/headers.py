@@ -112,6 +112,14 @@ def parse_checksum(value: str) -> Checksum:
     return Checksum(algorithm, _decode("upload-checksum", encoded))
 
 
+def parse_final(value: str) -> list[str]:
+    """Parse `Upload-Concat` of a final upload (tus 1.0.0, concatenation): its parts' addresses."""
+    kind, separator, urls = value.partition(";")
+    if kind != "final" or not separator or not urls.split():
+        raise InvalidHeader("upload-concat", "partial, or final; and the uploads it is of", value)
+    return urls.split()
+
+
 def media_type(value: str) -> str:
     """Return the essence of a `Content-Type`: type and subtype, lower case, no parameters."""
     return value.partition(";")[0].strip().lower()

@@ -73,6 +73,7 @@ class Jobs:
         if job is None:
             upload, ended = await to_thread.run_sync(self._data.recover, job_id)
             await self._info.restore(upload, ended)
+            # A partial upload has none.
             job = await self._info.job(job_id)
         if job is None:
             raise UploadNotFound

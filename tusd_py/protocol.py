@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from storage import errors as storage_errors
-from storage.upload import Upload
+from storage.upload import PARTIAL, Upload
 from tusd_py.headers import (
     Checksum,
     Headers,
@@ -21,12 +22,13 @@ from tusd_py.headers import (
     build_date,
     media_type,
     parse_checksum,
+    parse_final,
     parse_metadata,
     parse_number,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 TUS_VERSION = "1.0.0"
 EXTENSIONS = (
@@ -36,6 +38,7 @@ EXTENSIONS = (
     "expiration",
     "checksum",
     "termination",
+    "concatenation",
 )
 ALGORITHMS = ("sha1", "md5", "crc32", "crc32c", "sha256", "sha512", "blake2b")
 APPEND_TYPE = "application/offset+octet-stream"
@@ -51,6 +54,7 @@ class Code(Enum):
     """
 
     UNSUPPORTED_VERSION = 412, "this server speaks tus 1.0.0: send Tus-Resumable: 1.0.0"
+    FINAL_IS_FIXED = 403, "a final upload is made of its parts: nothing can be added to it"
     METHOD_NOT_ALLOWED = 405, "this method is not allowed here"
     INVALID_HEADER = 400, "a header is not as the protocol wants it"
     INVALID_CONTENT_TYPE = 415, f"the body of this request must be {APPEND_TYPE}"
@@ -108,6 +112,16 @@ class Create:
     content_length: int | None
     completes: bool | None = None
     checksum: Checksum | None = None
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Concatenate:
+    """Create an upload of finished partial ones; `parts` are their ids in order."""
+
+    parts: tuple[str, ...]
+    concat: str
+    metadata: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +150,7 @@ class Terminate:
     upload_id: str
 
 
-Action = Discover | Create | Head | Append | Terminate
+Action = Discover | Create | Concatenate | Head | Append | Terminate
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +219,13 @@ def _parse(method: str, upload_id: str, headers: Headers) -> Action:
     )
 
 
-def _parse_create(headers: Headers) -> Create:
-    length = _parse_length(headers)
+def _parse_create(headers: Headers) -> Create | Concatenate:
     metadata = headers.joined("upload-metadata")
     parse_metadata(metadata or "")
+    concat = headers.one("upload-concat")
+    if concat is not None and concat != PARTIAL:
+        return _parse_final(concat, metadata or None, headers)
+    length = _parse_length(headers)
     # Any other body is not ours to read (a form, say): it is ignored, the upload is created.
     body = media_type(headers.one("content-type") or "") == APPEND_TYPE
     return Create(
@@ -217,7 +234,29 @@ def _parse_create(headers: Headers) -> Create:
         body,
         _number(headers, "content-length"),
         checksum=_checksum(headers) if body else None,
+        partial=concat is not None,
     )
+
+
+def _parse_final(concat: str, metadata: str | None, headers: Headers) -> Concatenate:
+    if "upload-length" in headers or "upload-defer-length" in headers:
+        raise InvalidHeader("upload-concat", "no length beside final", concat)
+    if "transfer-encoding" in headers or _number(headers, "content-length"):
+        raise ProtocolError(Code.FINAL_IS_FIXED)
+    host = headers.one("host") or ""
+    urls = parse_final(concat)
+    return Concatenate(tuple(_part(url, host) for url in urls), concat, metadata)
+
+
+def _part(url: str, host: str) -> str:
+    """Return the id of a partial upload: a path, or an address under the host that was asked."""
+    parts = urlsplit(url)
+    if parts.netloc not in {"", host} or parts.query or parts.fragment:
+        raise InvalidHeader("upload-concat", f"uploads of {host}", url)
+    upload_id = parts.path.rstrip("/").rpartition("/")[2]
+    if not is_upload_id(upload_id):
+        raise ProtocolError(Code.NOT_FOUND)
+    return upload_id
 
 
 def _parse_length(headers: Headers) -> int | None:
@@ -263,6 +302,29 @@ def admit_create(action: Create, upload_id: str, now: float, limits: Limits) -> 
         metadata=action.metadata,
         created_at=now,
         expires_at=now + limits.expiration,
+        concat=PARTIAL if action.partial else None,
+    )
+
+
+def admit_final(
+    action: Concatenate, parts: Sequence[Upload], upload_id: str, now: float, limits: Limits
+) -> Upload:
+    """Check a concatenation against its parts as they stand and make its record."""
+    for part in parts:
+        admit_head(part, now)
+        if not part.partial or not part.complete:
+            came = "an unfinished one" if part.partial else "one that is not partial"
+            expected = f"upload-concat: expected finished partial uploads, got {came}"
+            raise ProtocolError(Code.INVALID_HEADER, expected)
+    _check_size(sum(part.offset for part in parts), 0, 0, limits)
+    return Upload(
+        id=upload_id,
+        length=None,
+        metadata=action.metadata,
+        created_at=now,
+        expires_at=now + limits.expiration,
+        complete=True,
+        concat=action.concat,
     )
 
 
@@ -273,6 +335,8 @@ def admit_append(action: Append, upload: Upload, now: float, limits: Limits) -> 
         ProtocolError: it does not fit.
     """
     admit_head(upload, now)
+    if upload.final:
+        raise ProtocolError(Code.FINAL_IS_FIXED)
     if action.offset != upload.offset:
         # TUSKit's file upload heals itself from this header, whatever the status.
         raise ProtocolError(Code.MISMATCHED_OFFSET, Upload_Offset=str(upload.offset))
@@ -302,8 +366,8 @@ def _check_size(length: int | None, content_length: int | None, at: int, limits:
 
 
 def admit_head(upload: Upload, now: float) -> None:
-    """Check that the upload has not expired; a complete one never does."""
-    if not upload.complete and upload.expires_at <= now:
+    """Check that the upload has not expired; a complete one never does, unless it is partial."""
+    if (not upload.complete or upload.partial) and upload.expires_at <= now:
         raise ProtocolError(Code.GONE)
 
 
@@ -335,6 +399,8 @@ def stands_at(upload: Upload) -> Response:
         headers["Upload-Length"] = str(upload.length)
     if upload.metadata:
         headers["Upload-Metadata"] = upload.metadata
+    if upload.concat:
+        headers["Upload-Concat"] = upload.concat
     return _response(200, headers | _expires(upload))
 
 
@@ -381,7 +447,9 @@ def refused(error: ProtocolError, *, head: bool) -> Response:
 
 
 def _expires(upload: Upload) -> dict[str, str]:
-    return {} if upload.complete else {"Upload-Expires": build_date(upload.expires_at)}
+    if upload.complete and not upload.partial:
+        return {}
+    return {"Upload-Expires": build_date(upload.expires_at)}
 
 
 def _response(status: int, headers: Mapping[str, str], body: bytes = b"") -> Response:

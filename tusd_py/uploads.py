@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from storage.interfaces import DataStore, InfoStore, Lock, Locker, Sink, Writer
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
-    from tusd_py.protocol import Action, Append, Create, Limits, Response
+    from tusd_py.protocol import Action, Append, Concatenate, Create, Limits, Response
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -71,6 +71,8 @@ async def _perform(action: Action, exchange: Exchange, uploads: Uploads) -> Resp
             return protocol.discovered(uploads.limits)
         case protocol.Create():
             return await _create(action, exchange, uploads)
+        case protocol.Concatenate():
+            return await _concatenate(action, uploads)
         case protocol.Head(upload_id):
             return await _head(upload_id, uploads)
         case protocol.Append():
@@ -110,6 +112,28 @@ async def _take_first_body(
         await uploads.info.terminate(intake.upload, time.time() + uploads.limits.expiration)
         raise
     return intake.upload
+
+
+async def _concatenate(action: Concatenate, uploads: Uploads) -> Response:
+    await _check_room(uploads)
+    async with AsyncExitStack() as stack:
+        # In the order of their ids, as everybody does: no two wait for each other.
+        locks = {
+            upload_id: await stack.enter_async_context(_hold(upload_id, uploads))
+            for upload_id in sorted(set(action.parts))
+        }
+        parts = [locks[upload_id].upload for upload_id in action.parts]
+        now, limits = time.time(), uploads.limits
+        final = protocol.admit_final(action, parts, str(uuid4()), now, limits)
+        final = await to_thread.run_sync(uploads.data.concatenate, final, parts)
+    try:
+        await uploads.info.create(final)
+    except StorageError:
+        await to_thread.run_sync(uploads.data.purge, final.id)
+        raise
+    log.info("upload.concatenated", upload=final.id, length=final.length, parts=len(parts))
+    uploads.finished()
+    return protocol.created(final, uploads.location(final.id), with_offset=False)
 
 
 async def _check_room(uploads: Uploads) -> None:

@@ -14,7 +14,17 @@ from storage import errors
 from storage.upload import Upload
 from tusd_py import protocol
 from tusd_py.headers import Checksum, Headers
-from tusd_py.protocol import Append, Code, Create, Discover, Head, Limits, ProtocolError, Terminate
+from tusd_py.protocol import (
+    Append,
+    Code,
+    Concatenate,
+    Create,
+    Discover,
+    Head,
+    Limits,
+    ProtocolError,
+    Terminate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +82,12 @@ def code_of(method: str, upload_id: str | None, fields: Mapping[str, str], **mor
                         "content-length": "3"}, Create(5, None, body=True, content_length=3)),
         ("POST", None, {"upload-length": "5", "content-type": "multipart/form-data; boundary=x"},
          Create(5, None, body=False, content_length=None)),
+        ("POST", None, {"upload-length": "5", "upload-concat": "partial"},
+         Create(5, None, body=False, content_length=None, partial=True)),
+        ("POST", None, {"upload-concat": f"final;/files/{ID} /files/{ID}/", "upload-metadata": "k"},
+         Concatenate((ID, ID), f"final;/files/{ID} /files/{ID}/", "k")),
+        ("POST", None, {"upload-concat": f"final;http://here:1/api/files/{ID}", "host": "here:1"},
+         Concatenate((ID,), f"final;http://here:1/api/files/{ID}", None)),
         ("POST", None, {"upload-defer-length": "1"},
          Create(None, None, body=False, content_length=None)),
         ("PATCH", ID, APPEND | {"upload-checksum": "sha1 qvTGHdzF6KLavt4PO0gs2a6pQ00="},
@@ -120,6 +136,15 @@ def test_a_request_is_read_as_its_action(
         ("POST", None, {"upload-length": "5", "upload-metadata": "k !"}, Code.INVALID_HEADER),
         ("POST", None, {"upload-length": "5", "upload-defer-length": "1"}, Code.INVALID_HEADER),
         *(
+            ("POST", None, {"upload-concat": text, "host": "here"}, Code.INVALID_HEADER)
+            for text in ("final", "final;", "final; ", "bogus", "", f"final;http://there/files/{ID}")
+        ),
+        ("POST", None, {"upload-concat": f"final;/files/{ID}", "upload-length": "5"},
+         Code.INVALID_HEADER),
+        ("POST", None, {"upload-concat": "final;/files/../../etc/passwd"}, Code.NOT_FOUND),
+        ("POST", None, {"upload-concat": f"final;/files/{ID}", "content-length": "5"},
+         Code.FINAL_IS_FIXED),
+        *(
             ("POST", None, {"upload-defer-length": text}, Code.INVALID_HEADER)
             for text in ("0", "2", "true", "")
         ),
@@ -167,7 +192,8 @@ def test_discovery_is_true_to_the_configuration() -> None:
         "Tus-Resumable": "1.0.0",
         "Tus-Version": "1.0.0",
         "Tus-Extension": (
-            "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination"
+            "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,"
+            "concatenation"
         ),
         "Tus-Max-Size": "1000",
         "Tus-Checksum-Algorithm": "sha1,md5,crc32,crc32c,sha256,sha512,blake2b",
@@ -277,6 +303,51 @@ def test_an_unfinished_upload_expires_and_a_complete_one_does_not() -> None:
         protocol.admit_head(UPLOAD, 160.0)
     assert caught.value.code is Code.GONE
     protocol.admit_head(replace(UPLOAD, offset=10, complete=True), 9e9)
+
+
+PART = replace(UPLOAD, offset=10, complete=True, concat="partial")
+
+
+def admit_final(*parts: Upload) -> Upload:
+    action = Concatenate(tuple(part.id for part in parts), "final;/files/x", "k")
+    return protocol.admit_final(action, parts, ID, 150.0, LIMITS)
+
+
+def test_a_final_upload_is_complete_from_the_start() -> None:
+    final = admit_final(PART, PART)
+    assert (final.complete, final.concat, final.metadata) == (True, "final;/files/x", "k")
+
+
+@pytest.mark.parametrize(
+    ("part", "code"),
+    [
+        (replace(PART, concat=None), Code.INVALID_HEADER),
+        (replace(PART, concat="final;/files/x"), Code.INVALID_HEADER),
+        (replace(PART, complete=False), Code.INVALID_HEADER),
+        (replace(PART, offset=991), Code.TOO_LARGE),
+        (replace(PART, expires_at=150.0), Code.GONE),
+    ],
+)
+def test_a_final_upload_is_made_of_finished_partial_ones_only(part: Upload, code: Code) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        admit_final(PART, part)
+    assert caught.value.code is code
+
+
+def test_nothing_is_appended_to_a_final_upload() -> None:
+    final = replace(PART, concat="final;/files/x")
+    with pytest.raises(ProtocolError) as caught:
+        protocol.admit_append(Append(ID, 10, 0), final, 150.0, LIMITS)
+    assert caught.value.code is Code.FINAL_IS_FIXED
+
+
+def test_concatenation_is_told_as_it_was_received_and_partials_expire() -> None:
+    headers = protocol.stands_at(PART).headers
+    assert headers["Upload-Concat"] == "partial"
+    assert "Upload-Expires" in headers
+    headers = protocol.stands_at(replace(PART, concat="final;/files/x")).headers
+    assert headers["Upload-Concat"] == "final;/files/x"
+    assert "Upload-Expires" not in headers
 
 
 def test_head_tells_all_and_is_not_cached() -> None:
