@@ -9,9 +9,11 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Bytes = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0)]
+# Times are told as dates: a century is as long as it takes.
+_CENTURY = 3_153_600_000
+Seconds = Annotated[float, Field(gt=0, le=_CENTURY, allow_inf_nan=False)]
 # -1 stands for "for ever".
-SecondsOrForever = Annotated[int, Field(ge=-1)]
+SecondsOrForever = Annotated[int, Field(ge=-1, le=_CENTURY)]
 
 
 class Settings(BaseSettings):
@@ -51,8 +53,12 @@ class Settings(BaseSettings):
     """How long the bytes of a failed job stay for a retry; -1 keeps them for ever."""
     result_ttl_seconds: Seconds = 604_800
     """How long a result and the record of its upload stay."""
+    disable_download: bool = False
+    """Do not let finished uploads be downloaded."""
+    disable_termination: bool = False
+    """Do not let clients remove uploads."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 16_777_216
-    """Free disk space below which the server is not ready and refuses to create uploads."""
+    """Free disk space in bytes that uploads leave; below it the server is not ready."""
     plate_reader: Literal["auto", "rapidocr", "easyocr", "alpr"] = "auto"
     """Which plate reader runs; auto takes alpr where its model files lie, else rapidocr."""
     alpr_model_dir: Path | None = None

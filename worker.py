@@ -28,7 +28,14 @@ from processing.errors import ProcessingError
 from processing.read import EasyOcrOptions
 from settings import Settings
 from storage.embedded import Embedded, EmbeddedUnavailable
-from storage.errors import StorageError, StoreUnavailable, UploadGone, UploadNotFound
+from storage.errors import (
+    DiskFailed,
+    StorageError,
+    StorageFull,
+    StoreUnavailable,
+    UploadGone,
+    UploadNotFound,
+)
 from storage.filestore import FileStore
 from storage.redis_jobs import Cancelled, Counts, RedisJobs, Superseded
 from storage.redis_locker import process_identity
@@ -60,8 +67,10 @@ _SWEEP = 30.0
 _AWAY = 1.0
 # Without a heartbeat for so long, an execution counts as lost with its host.
 _LEASE = 30
-# A published result waits so long for a Redis that is away; later the reconciler finds it.
+# A result waits so long for a Redis that is away or a disk that is full; then the run is put off.
 _PATIENCE = 60.0
+# What passes, and is nobody's crash.
+_TROUBLES = (StoreUnavailable, StorageFull, DiskFailed)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -127,12 +136,19 @@ def _attempt(
     except (Cancelled, Superseded, StoreUnavailable):
         raise
     except Exception as error:
-        if jobs.died(upload_id, f"of an unexpected {type(error).__name__}"):
+        if jobs.died(upload_id, _reason(error)):
             raise
         log.exception("job.failed")
         return
     document = {"job_id": upload_id, "finished_at": time.time(), **analysis.to_json()}
-    _patiently(lambda: jobs.complete(upload_id, document))
+    try:
+        _patiently(lambda: jobs.complete(upload_id, document))
+    except _TROUBLES as error:
+        log.warning("job.postponed", reason=str(error))
+        # If not even that can be said, it counts as lost with its worker.
+        with suppress(StoreUnavailable):
+            jobs.postpone(upload_id, attempt, str(error))
+        return
     log.info("job.completed", frames=analysis.frames, plates=len(analysis.plates))
 
 
@@ -144,6 +160,13 @@ def _analysis(
         return pipeline.analyse(video, engine.detector, engine.reader, report, reason=engine.reason)
 
 
+def _reason(error: Exception) -> str:
+    # Its words may hold anything, but those of the store are ours.
+    return (
+        str(error) if isinstance(error, DiskFailed) else f"of an unexpected {type(error).__name__}"
+    )
+
+
 def _sentence(error: Exception) -> str:
     if isinstance(error, JobTimeoutException):
         return "The analysis took longer than this server allows (JOB_TIMEOUT_SECONDS)"
@@ -151,12 +174,12 @@ def _sentence(error: Exception) -> str:
 
 
 def _patiently(step: Callable[[], None]) -> None:
-    """Repeat an idempotent step while Redis is away, for a while."""
+    """Repeat an idempotent step while Redis is away or the disk is full, for a while."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             return step()
-        except StoreUnavailable:
+        except _TROUBLES:
             if time.monotonic() > deadline:
                 raise
             time.sleep(_AWAY)
@@ -272,20 +295,22 @@ class CrashAwareWorker(Worker):
         now = time.monotonic()
         self._upkeep(self._jobs.drain)
         if now >= self._reconcile_at:
+            # Whatever becomes of it: else the next turn would not get to the queue either.
+            self._reconcile_at = now + _RECONCILE
             if self.key not in get_keys(self.queues[0]):
                 self._register()
             self._upkeep(self._jobs.reconcile)
-            self._reconcile_at = now + _RECONCILE
         if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP
             self._upkeep(self._jobs.sweep)
             self._jobs.queue.forget_ended()
-            self._sweep_at = now + _SWEEP
 
     def _upkeep(self, step: Callable[[], int]) -> None:
         try:
             step()
-        except StoreUnavailable:
-            raise
+        except StorageError as error:
+            # Should Redis be away, the queue will tell.
+            log.warning("upkeep.failed", reason=str(error))
         except Exception:
             # One bad record must not keep the others from being analysed.
             log.exception("upkeep.failed")
@@ -372,7 +397,7 @@ def main(settings: Settings) -> int:
 
     Raises:
         EmbeddedUnavailable: no private Redis can run here.
-        StoreUnavailable: UPLOAD_DIR cannot be used.
+        DiskFailed: UPLOAD_DIR cannot be used.
     """
     # Until the worker takes signals itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

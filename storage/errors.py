@@ -6,11 +6,19 @@
     * UploadLocked: another request writes it and did not let go in time
     * LockLost: the lock passed to another holder; nothing more may be written
     * StorageFull: the disk has no room
-    * StoreUnavailable: Redis or the disk does not answer
+    * DiskFailed: the disk does not do its work
+    * StoreUnavailable: Redis does not answer, or refuses
     * JournalDamaged: the record beside the data cannot be read
+    * RecordBehind: Redis lacks what the journal says
+    * RecordTooNew: a newer version of this program wrote the record
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storage.upload import Upload
 
 
 class StorageError(Exception):
@@ -37,9 +45,26 @@ class StorageFull(StorageError):
     """The disk has no room."""
 
 
+class DiskFailed(StorageError):
+    """The disk does not do its work; it may be one file of one upload, or all of it."""
+
+
 class StoreUnavailable(StorageError):
-    """Redis or the disk does not answer."""
+    """Redis does not answer, or refuses."""
 
 
 class JournalDamaged(StorageError):
     """The record beside the data cannot be read."""
+
+
+class RecordBehind(StorageError):
+    """Redis was emptied or rolled back: the journal knows more than the record."""
+
+    def __init__(self, upload: Upload) -> None:
+        """Carry the record as the journal has it."""
+        super().__init__(f"Redis lacks what the journal says: {upload.offset} bytes are here")
+        self.upload = upload
+
+
+class RecordTooNew(StorageError):
+    """A newer version of this program wrote the record."""

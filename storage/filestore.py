@@ -9,20 +9,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import itertools
 import os
 import re
 import secrets
 from bisect import bisect_right
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from storage import journal
 from storage.errors import (
+    DiskFailed,
     JournalDamaged,
+    RecordBehind,
     StorageFull,
-    StoreUnavailable,
     UploadGone,
     UploadNotFound,
 )
@@ -44,21 +47,26 @@ _JOURNAL_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.log")
 class FileStore:
     """Keep each upload in files of one directory (storage.interfaces.DataStore)."""
 
-    def __init__(self, directory: Path) -> None:
-        """Use `directory`, which is made when it is missing."""
+    def __init__(self, directory: Path, reserve: int = 0) -> None:
+        """Use `directory`, which is made when it is missing.
+
+        Bytes of uploads never take the last `reserve` bytes of the disk: journals, results and a
+        Redis beside them need room when uploads have used up theirs, so as to make some.
+        """
         self._directory = directory
+        self._reserve = reserve
         self._results = directory / "results"
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def prepare(self) -> None:
-        """Make the directories; raise StoreUnavailable naming the one that cannot be used."""
+        """Make the directories; raise DiskFailed naming the one that cannot be used."""
         try:
             self._results.mkdir(parents=True, exist_ok=True)
             probe = self._directory / f".probe-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise StoreUnavailable(
+            raise DiskFailed(
                 f"UPLOAD_DIR {self._directory} cannot be written: {error.strerror}"
             ) from error
 
@@ -98,12 +106,16 @@ class FileStore:
 
     def open(self, upload: Upload) -> FileWriter:
         with _disk_errors():
-            boot = self._read_journal(upload.id).boot
-            data = self._take_over(upload, boot)
+            read = self._read_journal(upload.id)
+            # Redis forgot what it gave out: written under this token, it would count for nothing.
+            if 0 < read.upload.token == upload.token or upload.is_behind(read.upload):
+                raise RecordBehind(read.upload)
+            data = self._take_over(upload, read.boot)
             if data is None:
                 upload, data = self._new_segment(upload)
             try:
-                return FileWriter(upload, data, self._open_journal(upload.id), self._boot)
+                log = self._open_journal(upload.id)
+                return FileWriter(upload, data, log, boot=self._boot, reserve=self._reserve)
             except BaseException:
                 os.close(data)
                 raise
@@ -158,15 +170,13 @@ class FileStore:
         return io.BufferedReader(SegmentReader(paths, [*starts, upload.offset]))
 
     def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:
-        with _disk_errors():
-            read = self._read_journal(upload_id)
+        with _disk_errors(), _journal_needed(upload_id):
+            read = journal.parse(self._journal(upload_id).read_bytes())
         return read.upload, read.ended
 
     def _read_journal(self, upload_id: str) -> journal.Journal:
-        try:
-            return journal.parse(self._journal(upload_id).read_bytes())
-        except FileNotFoundError:
-            raise UploadNotFound(f"there is no upload {upload_id}") from None
+        with _journal_needed(upload_id):
+            return journal.read(self._journal(upload_id))
 
     def end_job(self, upload_id: str, ended: Ended) -> None:
         with _disk_errors():
@@ -180,19 +190,31 @@ class FileStore:
 
     def remove_bytes(self, upload_id: str) -> None:
         with _disk_errors():
-            last = 0
-            while self._segment(upload_id, last + 1).exists():
-                last += 1
             # From the last one down: what a crash leaves is found again.
-            for number in range(last, -1, -1):
-                self._segment(upload_id, number).unlink(missing_ok=True)
+            for path in reversed(self._segments(upload_id)):
+                path.unlink(missing_ok=True)
 
     def remove(self, upload_id: str) -> None:
         with _disk_errors():
-            journal.bury(self._journal(upload_id))
+            # Without a journal there is nothing that could be revived.
+            with suppress(FileNotFoundError):
+                journal.bury(self._journal(upload_id))
             self.remove_bytes(upload_id)
             self._result(upload_id).unlink(missing_ok=True)
             _sync_directory(self._directory)
+
+    def expire(self, upload_id: str, before: float) -> bool:
+        with _disk_errors(), ExitStack() as held:
+            upload = self._read_journal(upload_id).upload
+            finished = upload.complete and not upload.partial
+            if finished or upload.expires_at >= before:
+                return False
+            for path in self._segments(upload_id):
+                file = held.enter_context(path.open("rb"))
+                if not _lock(file.fileno()):
+                    return False
+            self.remove(upload_id)
+        return True
 
     def purge(self, upload_id: str) -> None:
         with _disk_errors():
@@ -230,8 +252,13 @@ class FileStore:
         try:
             disk = os.statvfs(self._directory)
         except OSError as error:
-            raise StoreUnavailable(f"UPLOAD_DIR cannot be read: {error.strerror}") from error
+            raise DiskFailed(f"UPLOAD_DIR cannot be read: {error.strerror}") from error
         return disk.f_bavail * disk.f_frsize
+
+    def _segments(self, upload_id: str) -> list[Path]:
+        first = self._segment(upload_id, 0)
+        later = (self._segment(upload_id, number) for number in itertools.count(1))
+        return [*([first] if first.exists() else []), *takewhile(Path.exists, later)]
 
     def _segment(self, upload_id: str, number: int) -> Path:
         return self._directory / (f"{upload_id}.{number}" if number else upload_id)
@@ -246,8 +273,9 @@ class FileStore:
 class FileWriter:
     """Write one upload (storage.interfaces.Writer); holds the file's flock while it is open."""
 
-    def __init__(self, upload: Upload, data: int, log: int, boot: str) -> None:
+    def __init__(self, upload: Upload, data: int, log: int, *, boot: str, reserve: int) -> None:
         self.upload = upload
+        self._reserve = reserve
         self._data = data
         self._log = log
         self._boot = boot
@@ -266,6 +294,9 @@ class FileWriter:
     def write(self, buffers: Sequence[Buffer]) -> None:
         pending = [memoryview(buffer) for buffer in buffers if len(buffer)]
         with _disk_errors():
+            disk = os.fstatvfs(self._data)
+            if pending and disk.f_bavail * disk.f_frsize < self._reserve:
+                raise OSError(errno.ENOSPC, "the rest is kept for the server itself")
             while pending:
                 # pwrite, never append: bytes beyond the record's offset are overwritten.
                 written = os.pwritev(self._data, pending[:_IOV_MAX], self._offset - self._start)
@@ -376,10 +407,18 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextmanager
+def _journal_needed(upload_id: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UploadNotFound(f"there is no upload {upload_id}") from None
+
+
+@contextmanager
 def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageFull("the disk has no room left") from error
-        raise StoreUnavailable(f"the disk does not do its work: {error.strerror}") from error
+        raise DiskFailed(f"the disk does not do its work: {error.strerror}") from error

@@ -46,7 +46,8 @@ class Writer(Sink, Protocol):
 class DataStore(Protocol):
     """Keep the bytes of uploads, and beside them all it takes to rebuild their records.
 
-    Every method blocks. Ids are checked before they come here.
+    Every method blocks, and raises DiskFailed; what writes raises StorageFull too. Ids are checked
+    before they come here.
     """
 
     def create(self, upload: Upload) -> None:
@@ -71,11 +72,15 @@ class DataStore(Protocol):
         Raises:
             UploadNotFound: there are no files of this upload.
             UploadGone: it was removed.
+            RecordBehind: `upload` lacks what the journal says, or its token is not a new one.
             JournalDamaged: fewer bytes are here than `upload.offset` says.
         """
 
     def read(self, upload_id: str) -> BinaryIO:
-        """Open the bytes for reading, seekable; raise UploadNotFound or UploadGone."""
+        """Open the bytes for reading, seekable; raise UploadNotFound or UploadGone.
+
+        What is open stays readable when it is removed; a read is short only at the end.
+        """
 
     def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:
         """Rebuild the record, and how its job ended, from what lies beside the data.
@@ -84,6 +89,7 @@ class DataStore(Protocol):
             UploadNotFound: nothing is there.
             UploadGone: it was removed.
             JournalDamaged: it cannot be read.
+            RecordTooNew: a newer version of this program wrote it.
         """
 
     def end_job(self, upload_id: str, ended: Ended) -> None:
@@ -93,7 +99,16 @@ class DataStore(Protocol):
         """Remove the video and keep the record; idempotent."""
 
     def remove(self, upload_id: str) -> None:
-        """Remove upload and result for good: a tombstone first, so that nothing revives it."""
+        """Remove upload and result for good: a tombstone first, so that nothing revives it.
+
+        Where nothing is left of it there is nothing to do.
+        """
+
+    def expire(self, upload_id: str, before: float) -> bool:
+        """Remove an unfinished or partial upload that nobody has open; tell whether it was.
+
+        Only one that expired before that time, by its own word: no other store is asked.
+        """
 
     def purge(self, upload_id: str) -> None:
         """Forget the upload, its tombstone and its result; idempotent."""
@@ -108,7 +123,7 @@ class DataStore(Protocol):
         """Return the published result, or None."""
 
     def free_bytes(self) -> int:
-        """Tell how many bytes can still be written; raise StoreUnavailable."""
+        """Tell how many bytes can still be written; raise DiskFailed."""
 
 
 class InfoStore(Protocol):
@@ -120,16 +135,26 @@ class InfoStore(Protocol):
     async def restore(self, upload: Upload, ended: Ended | None) -> None:
         """Store a record rebuilt from the data store, unless there is one by now."""
 
+    async def raise_to(self, upload: Upload) -> bool:
+        """Say in a record that is behind what its journal says (RecordBehind); False if it is not.
+
+        Its token rises above both. While somebody holds the lock nothing is done, so it is called
+        without: who comes next then finds a record that is right.
+        """
+
     async def commit(self, upload: Upload, *, speed: float) -> None:
         """Raise offset, length, expiry and completion; a completed one enters the outbox.
 
         Raises:
-            LockLost: a newer token has been given out since.
+            LockLost: a newer token has been given out since, or it is complete with bytes missing.
             UploadNotFound: the record is missing.
         """
 
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         """Remove the record; its job is cancelled. Raises as `commit`."""
+
+    async def find(self, upload_id: str) -> Upload | None:
+        """Return the record as it stands, whoever writes it, or None; raise RecordTooNew."""
 
     async def job(self, job_id: str) -> Job | None:
         """Return the job, or None."""

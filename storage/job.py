@@ -78,6 +78,8 @@ class Job:
     detections: int = 0
     attempt: int = 0
     error: str | None = None
+    #: Why a run was put off.
+    obstacle: str | None = None
     updated_at: float = 0.0
 
     @classmethod
@@ -94,6 +96,7 @@ class Job:
             detections=int(fields.get("detections", 0)),
             attempt=int(fields.get("attempt", 0)),
             error=fields.get("error"),
+            obstacle=fields.get("obstacle"),
             updated_at=float(fields.get("updated_at", 0)),
         )
 
@@ -110,6 +113,8 @@ class Job:
     def message(self) -> str:
         """Say in a sentence where the job stands."""
         match self.state:
+            case JobState.PROCESSING if self.obstacle:
+                return f"The analysis is put off and will be tried again: {self.obstacle}"
             case JobState.UPLOADING:
                 return self._uploading()
             case JobState.PENDING:

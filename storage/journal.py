@@ -4,7 +4,8 @@ The first two bytes are `L` (live) or `D` (deleted) and a line feed: deletion ov
 which works on a full disk and outranks every later line. Then one line an entry, each
 `{crc32:08x} {json}`. Lines are only ever appended, and each begins with a line feed of its own: one
 that was torn, or that decayed, is skipped and takes no other with it. Each says all that is then
-true, so the last sound one of the highest token is enough.
+true, so the last sound one of the highest token is enough; a holder whose token was overtaken
+writes hardly a line more, so that one stands near the end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _LIVE = b"L\n"
 _DELETED = b"D"
+# Bytes from the end, some sixty lines.
+_TAIL = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def first_lines(upload: Upload, boot: str) -> bytes:
 
 
 def parse(raw: bytes) -> Journal:
-    """Read a journal; raise UploadGone or JournalDamaged."""
+    """Read a journal; raise UploadGone, JournalDamaged or RecordTooNew."""
     if raw[:1] == _DELETED:
         raise UploadGone("this upload was removed")
     entries = [entry for line in raw.split(b"\n")[1:] if (entry := _entry(line))]
@@ -65,6 +68,29 @@ def parse(raw: bytes) -> Journal:
         elif values[0] >= upload.token:
             upload, boot = _apply(upload, name, values), values[-1]
     return Journal(upload, ended, boot)
+
+
+def read(path: Path) -> Journal:
+    """Read of a long journal only what counts: its first line and its last ones. Raises as `parse`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with path.open("rb") as file:
+        # The mark, the line feed that begins the first line, and that line.
+        head = file.readline() + file.readline() + file.readline()
+        start = max(file.tell(), os.fstat(file.fileno()).st_size - _TAIL)
+        file.seek(start)
+        tail = file.read()
+        if start > len(head) and not any(_says_all(line) for line in tail.split(b"\n")):
+            file.seek(len(head))
+            tail = file.read()
+    return parse(head + tail)
+
+
+def _says_all(line: bytes) -> bool:
+    entry = _entry(line)
+    return entry is not None and entry[0] in {"offset", "complete"}
 
 
 def commit_line(upload: Upload, boot: str) -> bytes:
@@ -83,7 +109,7 @@ def _apply(upload: Upload, name: str, values: list[Any]) -> Upload:
         length=length,
         expires_at=expires_at,
         segments=tuple((number, start) for number, start in segments),
-        complete=upload.complete or name == "complete",
+        complete=name == "complete",
     )
 
 

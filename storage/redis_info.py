@@ -10,6 +10,7 @@ from redis.exceptions import NoScriptError, RedisError
 from storage import redis_schema as schema
 from storage.errors import LockLost, StoreUnavailable, UploadNotFound
 from storage.job import Job
+from storage.upload import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from storage.job import Ended
-    from storage.upload import Upload
 
 
 async def call(
@@ -54,12 +54,25 @@ class RedisInfoStore:
         args = (upload.id, upload.token, time.time(), int(forget_at))
         _check(await call(self._redis, schema.TERMINATE, keys, args))
 
+    async def raise_to(self, upload: Upload) -> bool:
+        answer = await call(self._redis, schema.RAISE, *schema.raise_to(upload, time.time()))
+        return bool(answer == 1)
+
+    async def find(self, upload_id: str) -> Upload | None:
+        fields = await self._fields(schema.upload_key(upload_id))
+        return Upload.from_hash(fields) if fields else None
+
     async def job(self, job_id: str) -> Job | None:
+        fields = await self._fields(schema.job_key(job_id))
+        return Job.from_hash(job_id, fields) if fields else None
+
+    async def _fields(self, key: str) -> dict[str, str]:
         try:
-            fields: Any = await self._redis.hgetall(schema.job_key(job_id))
+            # redis-py's types cannot say that it decodes.
+            fields: Any = await self._redis.hgetall(key)
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis does not answer: {error}") from error
-        return Job.from_hash(job_id, fields) if fields else None
+        return dict(fields)
 
 
 def _check(answer: int) -> None:

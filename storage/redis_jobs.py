@@ -1,4 +1,4 @@
-"""Jobs in Redis for the sync side: outbox to RQ, attempts and their ends, reconciler, sweeper.
+"""Jobs in Redis for the sync side: from the outbox to RQ, attempts and their ends.
 
 RQ carries the work; what became of a job stands in its hash, and a published result means
 completed whatever Redis says. So a job may run twice (rule 5), but it ends once.
@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import structlog
 
 from storage import redis_schema as schema
-from storage.errors import StorageError, UploadGone, UploadNotFound
+from storage.errors import DiskFailed, StorageError, StorageFull, UploadGone, UploadNotFound
 from storage.job import Ended, JobState
-from storage.redis_sync import alone, call, clients, one_by_one, redis_errors
+from storage.reconciler import Reconciler
+from storage.redis_sync import call, clients, redis_errors
 from storage.rq_queue import RqQueue
 from storage.sweeper import Retention, Sweeper
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from storage.interfaces import DataStore
-    from storage.upload import Upload
 
 log = structlog.get_logger()
 
@@ -36,10 +34,8 @@ log = structlog.get_logger()
 MOST_DEATHS = 3
 MOST_LOSSES = 10
 _BATCH = 200
-# Jobs that one call of the reconciler looks at beside the running ones.
-_PAGE = 50
-# Seconds.
-_FULL_PASS = 600.0
+# Seconds until a run that was put off is tried again.
+_PUT_OFF = 300.0
 
 
 class Cancelled(StorageError):
@@ -85,8 +81,7 @@ class RedisJobs:
         self._data = data
         self._retention = retention
         self._sweeper = Sweeper(redis, queue, data, retention)
-        self._listed = 0
-        self._full_pass_at = 0.0
+        self._reconciler = Reconciler(redis, queue, data, self._sweeper, self)
 
     @classmethod
     def connect(
@@ -119,13 +114,14 @@ class RedisJobs:
         """Hand what is in the outbox to RQ; return how many jobs are new there."""
         count = 0
         while ids := self._redis.zrange(schema.OUTBOX, 0, _BATCH - 1):
-            active = self._active(ids)
+            active = self.active(ids)
             count += sum(self._rq.enqueue(upload_id) for upload_id in ids if upload_id in active)
             # Dying before this, it is enqueued again: RQ knows it by its id.
             self._redis.zrem(schema.OUTBOX, *ids)
         return count
 
-    def _active(self, ids: Sequence[str]) -> set[str]:
+    @redis_errors()
+    def active(self, ids: Sequence[str]) -> set[str]:
         """Return those whose record is here and whose job has not ended."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for upload_id in ids:
@@ -170,7 +166,7 @@ class RedisJobs:
             return False
         # Removal buries the journal before it removes the result: one of the two sees the other.
         ended = self._remember_completed(upload_id, json.loads(result))
-        self._end(upload_id, 0, ended)
+        self.end(upload_id, 0, ended)
         if self._retention.keep_uploads == 0:
             self._data.remove_bytes(upload_id)
         return True
@@ -180,7 +176,7 @@ class RedisJobs:
             _, ended = self._data.recover(upload_id)
             if ended is None or ended.state is not JobState.COMPLETED:
                 ended = self._ended(JobState.COMPLETED, result=result)
-                self._data.end_job(upload_id, ended)
+                self._remember(upload_id, ended)
         except UploadGone as error:
             self._data.remove(upload_id)
             raise Cancelled("the upload was removed while its video was analysed") from error
@@ -188,6 +184,13 @@ class RedisJobs:
             self._data.purge(upload_id)
             raise Cancelled("the upload was removed while its video was analysed") from error
         return ended
+
+    def _remember(self, upload_id: str, ended: Ended) -> None:
+        try:
+            self._data.end_job(upload_id, ended)
+        except (StorageFull, DiskFailed) as error:
+            # The end stands in Redis; should that be lost, the result or another run tells it.
+            log.warning("job.end_not_remembered", job=upload_id, reason=str(error))
 
     def _ended(
         self, state: JobState, error: str | None = None, result: Mapping[str, Any] | None = None
@@ -201,18 +204,27 @@ class RedisJobs:
     def fail(self, upload_id: str, attempt: int, error: str) -> None:
         """End a job without a result, unless a newer attempt runs; attempt 0 ends any."""
         ended = self._ended(JobState.FAILED, error)
-        if self._end(upload_id, attempt, ended) == 1:
+        if self.end(upload_id, attempt, ended):
             with suppress(UploadGone, UploadNotFound):
-                self._data.end_job(upload_id, ended)
+                self._remember(upload_id, ended)
 
     @redis_errors()
-    def _end(self, upload_id: str, attempt: int, ended: Ended) -> int:
+    def end(self, upload_id: str, attempt: int, ended: Ended) -> bool:
+        """End a job in Redis only; False when it has ended, was removed or a newer attempt runs."""
         keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX)
         times = (time.time(), ended.due, ended.until)
         counts = (ended.frames, ended.frames, ended.plates, ended.detections)
         args = (upload_id, attempt, *times, ended.state.value, ended.error or "", *counts)
-        answer: int = call(self._redis, schema.JOB_END, keys, args)
-        return answer
+        return bool(call(self._redis, schema.JOB_END, keys, args) == 1)
+
+    @redis_errors()
+    def postpone(self, upload_id: str, attempt: int, obstacle: str) -> None:
+        """Let a run end without an end of its job: the reconciler redrives it some minutes later.
+
+        It counts neither as a crash nor as a loss.
+        """
+        args = (attempt, now := time.time(), now + _PUT_OFF, obstacle)
+        call(self._redis, schema.JOB_POSTPONE, (schema.job_key(upload_id),), args)
 
     def died(self, upload_id: str, why: str) -> bool:
         """Count a run that crashed under a living worker; tell whether another one may follow."""
@@ -247,99 +259,9 @@ class RedisJobs:
         """Remove what is due: unfinished uploads, videos, at last records and results."""
         return self._sweeper.sweep()
 
-    # --- the reconciler
-
     def reconcile(self) -> int:
-        """Mend what was lost on the way: records that Redis lacks, jobs nobody will run.
-
-        Of the jobs it looks at all that run and, from call to call, at the next of the rest.
-        """
-        with alone(self._redis, "reconcile") as mine:
-            if not mine:
-                return 0
-            count = self._restore_all()
-            for upload_id in self._lost():
-                with one_by_one(upload_id):
-                    self.redrive(upload_id)
-                    count += 1
-            self.drain()
-        return count
-
-    @redis_errors()
-    def _lost(self) -> list[str]:
-        self._rq.bury_dead_workers()
-        running = self._rq.running()
-        page = self._redis.zrange(schema.JOBS, self._listed, self._listed + _PAGE - 1)
-        self._listed = self._listed + _PAGE if len(page) == _PAGE else 0
-        ids = sorted(running | set(page))
-        active = self._active(ids)
-        # The outbox before RQ: what left it in between is found there.
-        return [
-            upload_id
-            for upload_id in ids
-            if upload_id in active
-            and self._redis.zscore(schema.OUTBOX, upload_id) is None
-            and self._rq.is_lost(upload_id)
-        ]
-
-    def _restore_all(self) -> int:
-        """Rebuild records from the journals after Redis was emptied or restarted, and at times."""
-        run, checked = self._run_id()
-        if checked == run and time.monotonic() < self._full_pass_at:
-            return 0
-        ids = self._data.ids()
-        count = 0
-        while batch := list(islice(ids, _BATCH)):
-            for upload_id in self._incomplete(batch):
-                with one_by_one(upload_id):
-                    count += self._restore(upload_id)
-        with redis_errors():
-            self._redis.set(schema.CHECKED, run)
-        self._full_pass_at = time.monotonic() + _FULL_PASS
-        return count
-
-    @redis_errors()
-    def _run_id(self) -> tuple[str, str | None]:
-        return self._redis.info("server")["run_id"], self._redis.get(schema.CHECKED)
-
-    @redis_errors()
-    def _incomplete(self, ids: Sequence[str]) -> list[str]:
-        """Return those whose record is missing, or does not say that all bytes are here."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for upload_id in ids:
-                pipeline.hget(schema.upload_key(upload_id), "complete")
-            answers = pipeline.execute()
-        return [one for one, complete in zip(ids, answers, strict=True) if complete != "1"]
-
-    def _restore(self, upload_id: str) -> bool:
-        try:
-            upload, ended = self._data.recover(upload_id)
-        except UploadGone:
-            self._remember_tombstone(upload_id)
-            return False
-        except UploadNotFound:
-            return False
-        if not self._store(upload, ended):
-            return upload.complete and self._mend(upload)
-        self.finish(upload_id)
-        return True
-
-    @redis_errors()
-    def _store(self, upload: Upload, ended: Ended | None) -> bool:
-        """Store a rebuilt record, unless there is one."""
-        return bool(call(self._redis, schema.STORE, *schema.store(upload, ended, time.time())))
-
-    @redis_errors()
-    def _remember_tombstone(self, upload_id: str) -> None:
-        due = time.time() + self._retention.result_ttl
-        self._redis.zadd(schema.EXPIRING, {upload_id: due}, nx=True)
-
-    @redis_errors()
-    def _mend(self, upload: Upload) -> bool:
-        """Say in a record from before a crash of Redis that all bytes are here."""
-        token = int(self._redis.hget(schema.upload_key(upload.id), "token") or 0)
-        mended = schema.commit(replace(upload, token=token), time.time(), 0.0)
-        return bool(call(self._redis, schema.COMMIT, *mended) == 1)
+        """Mend what was lost on the way: records that Redis lacks, jobs nobody will run."""
+        return self._reconciler.reconcile()
 
 
 def _check(answer: int) -> None:

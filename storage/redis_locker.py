@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import defaultdict
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from redis.exceptions import RedisError
 
 from storage import redis_schema as schema
@@ -23,10 +24,14 @@ from storage.redis_info import call
 from storage.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from redis.asyncio import Redis
 
+log = structlog.get_logger()
+
+# Leases that one script renews.
+_BATCH = 500
 # Seconds. A dead holder is in the way no longer than the lease; three renewals may be lost.
 _LEASE = 5.0
 _RENEWAL = 1.25
@@ -170,11 +175,11 @@ class RedisLocker:
     async def _listen(self) -> None:
         channel = schema.process_channel(self._process)
         while True:
-            with suppress(RedisError, OSError):
+            with _carrying_on():
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
                     await pubsub.subscribe(channel)
                     async for message in pubsub.listen():
-                        self._hear(*message["data"].split(" ", 1))
+                        self._hear(*message["data"].partition(" ")[::2])
             await asyncio.sleep(_LOOK)
 
     def _hear(self, what: str, upload_id: str) -> None:
@@ -185,12 +190,34 @@ class RedisLocker:
             lock.stop.set()
 
     async def _renew(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_RENEWAL)
-            for upload_id, lock in list(self._held.items()):
-                with suppress(StoreUnavailable):
-                    args = (lock.value, int(_LEASE * 1000))
-                    if not await call(
-                        self._redis, schema.RENEW, (schema.lock_key(upload_id),), args
-                    ):
-                        lock.stop.set()
+            began = loop.time()
+            with _carrying_on():
+                held = list(self._held.items())
+                for at in range(0, len(held), _BATCH):
+                    await self._renew_batch(held[at : at + _BATCH])
+            await asyncio.sleep(max(0.0, began + _RENEWAL - loop.time()))
+
+    async def _renew_batch(self, held: Sequence[tuple[str, RedisLock]]) -> None:
+        keys = [
+            key
+            for upload_id, _ in held
+            for key in (schema.lock_key(upload_id), schema.waiting_key(upload_id))
+        ]
+        args: list[str | float] = [int(_LEASE * 1000), *(lock.value for _, lock in held)]
+        answers = await call(self._redis, schema.RENEW, keys, args)
+        for (_, lock), kept in zip(held, answers, strict=True):
+            if not kept:
+                lock.stop.set()
+
+
+@contextmanager
+def _carrying_on() -> Iterator[None]:
+    """Log what goes wrong: without these tasks every lease would run out unseen."""
+    try:
+        yield
+    except (StoreUnavailable, RedisError, OSError) as error:
+        log.debug("locker.away", reason=str(error))
+    except Exception:
+        log.exception("locker.failed")

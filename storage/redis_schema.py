@@ -128,10 +128,19 @@ table.insert(answer, 1, 'free')
 return answer
 """)
 
-# KEYS lock   ARGV value ttl_ms
+# KEYS lock waiting, again and again   ARGV ttl_ms, the value of each lock
+# -> for each 1 | 0 (it shall be let go of: lost, or wanted, should the message have been lost)
 RENEW = Script("""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local answers = {}
+for at = 1, #KEYS, 2 do
+  local kept = 0
+  if redis.call('GET', KEYS[at]) == ARGV[(at + 3) / 2] then
+    redis.call('PEXPIRE', KEYS[at], ARGV[1])
+    kept = 1 - redis.call('EXISTS', KEYS[at + 1])
+  end
+  answers[#answers + 1] = kept
+end
+return answers
 """)
 
 # KEYS lock waiting   ARGV value id
@@ -145,13 +154,7 @@ redis.call('DEL', KEYS[2])
 return 1
 """)
 
-# KEYS upload job expiring outbox   ARGV id token offset complete expires_at now speed length
-# segments (the last two empty: not known yet, one file)
-# -> 1 | 0 (an older token) | -1 (no record)
-COMMIT = Script("""
-local token = redis.call('HGET', KEYS[1], 'token')
-if not token then return -1 end
-if token ~= ARGV[2] then return 0 end
+_COMMIT = """
 redis.call('HSET', KEYS[1], 'offset', ARGV[3], 'expires_at', ARGV[5])
 redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1])
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'length', ARGV[8]) end
@@ -171,7 +174,47 @@ if ARGV[4] == '1' and redis.call('HGET', KEYS[1], 'complete') ~= '1' then
 end
 redis.call('PUBLISH', KEYS[2], '')
 return 1
-""")
+"""
+
+# KEYS upload job expiring outbox   ARGV id token offset complete expires_at now speed length
+# segments (the last two empty: not known yet, one file)
+# -> 1 | 0 (an older token, or complete with bytes missing) | -1 (no record)
+COMMIT = Script(
+    """
+local token = redis.call('HGET', KEYS[1], 'token')
+if not token then return -1 end
+if token ~= ARGV[2] then return 0 end
+local length = ARGV[8] ~= '' and ARGV[8] or redis.call('HGET', KEYS[1], 'length')
+if ARGV[4] == '1' and ARGV[3] ~= length then return 0 end
+"""
+    + _COMMIT
+)
+
+# Say in a record what its journal says. The token rises above both: whoever got one before that
+# may still write, and nothing of it may count.
+# KEYS as COMMIT, lock   ARGV as COMMIT (of the journal), the caller's lock or nothing
+# -> 1 | 0 (it knows as much, or somebody writes) | -1 (no record)
+RAISE = Script(
+    """
+local record = redis.call('HMGET', KEYS[1], 'token', 'offset', 'complete')
+if not record[1] then return -1 end
+local held = redis.call('GET', KEYS[5])
+if held and held ~= ARGV[10] then return 0 end
+local token, journal = tonumber(record[1]), tonumber(ARGV[2])
+if token > journal and tonumber(record[2]) >= tonumber(ARGV[3])
+   and (record[3] == '1' or ARGV[4] == '0') then return 0 end
+redis.call('HSET', KEYS[1], 'token', string.format('%d', math.max(token, journal) + 1))
+if ARGV[9] == '' then redis.call('HDEL', KEYS[1], 'segments') end
+if ARGV[4] == '0' and record[3] == '1' then
+  redis.call('HSET', KEYS[1], 'complete', '0')
+  redis.call('ZREM', KEYS[4], ARGV[1])
+  if redis.call('HGET', KEYS[2], 'state') == 'pending' then
+    redis.call('HSET', KEYS[2], 'state', 'uploading')
+  end
+end
+"""
+    + _COMMIT
+)
 
 # KEYS upload job expiring outbox jobs   ARGV id token now forget_at
 # -> as COMMIT; the journal's tombstone stays until the sweeper finds the id due
@@ -207,6 +250,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 or state == 'cancelled' then return -1 end
 if state ~= 'pending' and state ~= 'processing' then return 0 end
 if state == 'pending' then redis.call('HSET', KEYS[2], 'done', '0', 'total', '0') end
 redis.call('HSET', KEYS[2], 'state', 'processing', 'updated_at', ARGV[1])
+redis.call('HDEL', KEYS[2], 'obstacle', 'not_before')
 local attempt = redis.call('HINCRBY', KEYS[2], 'attempt', 1)
 redis.call('PUBLISH', KEYS[2], '')
 return attempt
@@ -231,12 +275,24 @@ redis.call('PUBLISH', KEYS[1], '')
 return 1
 """)
 
+# KEYS job   ARGV attempt now not_before obstacle
+# -> 1 | 0 (a newer attempt runs, or the job has ended)
+JOB_POSTPONE = Script("""
+local job = redis.call('HMGET', KEYS[1], 'state', 'attempt')
+if job[1] ~= 'processing' or job[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'not_before', ARGV[3], 'obstacle', ARGV[4], 'updated_at', ARGV[2])
+redis.call('PUBLISH', KEYS[1], '')
+return 1
+""")
+
 # KEYS upload job   ARGV field   -> how often it happened by now | 0 (not to be run any more)
+# A run that was postponed ended by itself: it counts for nothing.
 JOB_INTERRUPTED = Script("""
 local state = redis.call('HGET', KEYS[2], 'state')
 if redis.call('EXISTS', KEYS[1]) == 0 or (state ~= 'pending' and state ~= 'processing') then
   return 0
 end
+if redis.call('HEXISTS', KEYS[2], 'not_before') == 1 then return 1 end
 return redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
 """)
 
@@ -258,6 +314,7 @@ else
   redis.call('HSET', KEYS[2], 'error', ARGV[7])
 end
 redis.call('HSET', KEYS[2], 'state', ARGV[6], 'updated_at', ARGV[3])
+redis.call('HDEL', KEYS[2], 'obstacle', 'not_before')
 redis.call('HSET', KEYS[1], 'expires_at', ARGV[5])
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
@@ -283,3 +340,9 @@ def commit(upload: Upload, now: float, speed: float) -> tuple[list[str], list[st
     segments = upload.to_hash().get("segments", "")
     args = (upload.id, *state, now, f"{speed:.0f}", length, segments)
     return [*pair(upload.id), EXPIRING, OUTBOX], [str(one) for one in args]
+
+
+def raise_to(journal: Upload, now: float, lock: str | None = None) -> tuple[list[str], list[str]]:
+    """Build KEYS and ARGV of RAISE; `lock` is the value of the lock that the caller holds."""
+    keys, args = commit(journal, now, 0.0)
+    return [*keys, lock_key(journal.id)], [*args, lock or ""]

@@ -65,7 +65,10 @@ def redis_errors() -> Iterator[None]:
 
 @contextmanager
 def one_by_one(upload_id: str) -> Iterator[None]:
-    """Log what is wrong with one upload, so that it stands in no other's way."""
+    """Log what is wrong with one upload, so that it stands in no other's way.
+
+    Only a Redis that is away concerns them all.
+    """
     try:
         yield
     except StoreUnavailable:
@@ -80,6 +83,23 @@ def surely_dead(process: str) -> bool:
         return is_dead(process)
     except ValueError:
         return False
+
+
+@contextmanager
+def left_alone(redis: Redis, upload_id: str) -> Iterator[int]:
+    """Hold the lock of an upload that nobody writes: its token, or 0 where it is held or missing.
+
+    Nobody is asked to let go.
+    """
+    process = process_identity()
+    with redis_errors():
+        keys = (schema.lock_key(upload_id), schema.upload_key(upload_id))
+        token = max(0, call(redis, schema.ACQUIRE_IDLE, keys, (process, int(LEASE * 1000))))
+    try:
+        yield token
+    finally:
+        if token:
+            release(redis, upload_id, f"{process}:{token}")
 
 
 @contextmanager

@@ -27,6 +27,8 @@ _RETRIES = 3
 _REMEMBERED = 3600
 # A job just taken from the queue is in no list for a moment. After so long nobody took it.
 _DOUBT = 10.0
+# Whom nobody asked about for so long is no longer in doubt.
+_FORGOTTEN = 86_400.0
 _OVER = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
 
 
@@ -39,7 +41,8 @@ class RqQueue:
         self.name = name
         self._function = function
         self._job_timeout = job_timeout
-        self._doubted: dict[str, float] = {}
+        # When it began and when somebody asked last.
+        self._doubted: dict[str, tuple[float, float]] = {}
 
     def _queue(self) -> Queue:
         return Queue(self.name, connection=self.redis, serializer=JSONSerializer)
@@ -72,6 +75,14 @@ class RqQueue:
 
     def is_lost(self, job_id: str) -> bool:
         """Tell whether RQ will not run a job that has not ended, and nobody runs it."""
+        lost = self._is_lost(job_id)
+        if lost is not None:
+            self._doubted.pop(job_id, None)
+            return lost
+        return self._in_doubt_for(job_id) > _DOUBT
+
+    def _is_lost(self, job_id: str) -> bool | None:
+        """Tell as `is_lost`, or None: a worker may just be about to say that it runs it."""
         job = self._fetch(job_id)
         if job is None:
             return True
@@ -80,18 +91,18 @@ class RqQueue:
             return False
         runs = [execution for execution in self._executions() if execution.job_id == job_id]
         if any(self._lives(execution) for execution in runs) or self._is_queued(job_id):
-            self._doubted.pop(job_id, None)
             return False
-        if status is JobStatus.QUEUED and not runs:
-            return self._in_doubt_for(job_id) > _DOUBT
-        return True
+        return None if status is JobStatus.QUEUED and not runs else True
 
     def _is_queued(self, job_id: str) -> bool:
         return self._queue().get_job_position(job_id) is not None
 
     def _in_doubt_for(self, job_id: str) -> float:
         now = time.monotonic()
-        return now - self._doubted.setdefault(job_id, now)
+        since, _ = self._doubted.get(job_id, (now, now))
+        kept = {one: asked for one, asked in self._doubted.items() if now - asked[1] < _FORGOTTEN}
+        self._doubted = kept | {job_id: (since, now)}
+        return now - since
 
     def _lives(self, execution: Execution) -> bool:
         # It has a time to live that the worker's heartbeat prolongs.

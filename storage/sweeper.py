@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from storage import redis_schema as schema
-from storage.errors import JournalDamaged, UploadGone, UploadNotFound
+from storage.errors import JournalDamaged, StoreUnavailable, UploadGone, UploadNotFound
 from storage.job import JobState
-from storage.redis_locker import process_identity
-from storage.redis_sync import LEASE, alone, call, one_by_one, redis_errors, release
+from storage.redis_sync import LEASE, alone, call, left_alone, one_by_one, redis_errors
 from storage.upload import Upload
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ _ENDED = (JobState.COMPLETED, JobState.FAILED)
 # Seconds. Not infinity: times must stay times for whoever formats them.
 _FOR_EVER = 100 * 365 * 86400.0
 _LOOK_AGAIN = 3600.0
+# What expired so long ago is removed without a lock, where Redis gives none.
+_SURELY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +67,35 @@ class Sweeper:
 
     def sweep(self) -> int:
         """Remove what is due: unfinished uploads, videos, at last records and results."""
-        with alone(self._redis, "sweep") as mine:
-            return sum(self._sweep(one) for one in self._due()) if mine else 0
+        try:
+            with alone(self._redis, "sweep") as mine:
+                return sum(self._sweep(one) for one in self._due()) if mine else 0
+        except StoreUnavailable:
+            self._make_room()
+            raise
 
     @redis_errors()
-    def _due(self) -> list[str]:
+    def _due(self, offset: int = 0) -> list[str]:
         due: list[str] = self._redis.zrange(
-            schema.EXPIRING, "-inf", str(time.time()), byscore=True, offset=0, num=_BATCH
+            schema.EXPIRING, "-inf", str(time.time()), byscore=True, offset=offset, num=_BATCH
         )
         return due
+
+    def _make_room(self) -> None:
+        """Remove the bytes that are surely due where Redis only reads: on a full disk, say."""
+        offset = 0
+        while due := self._due(offset):
+            offset += len(due)
+            for upload_id in due:
+                with one_by_one(upload_id), suppress(UploadGone, UploadNotFound):
+                    if self._unlocked(upload_id) and self._data.expire(
+                        upload_id, time.time() - _SURELY
+                    ):
+                        log.info("upload.expired", upload=upload_id)
+
+    @redis_errors()
+    def _unlocked(self, upload_id: str) -> bool:
+        return not self._redis.exists(schema.lock_key(upload_id))
 
     def _sweep(self, upload_id: str) -> bool:
         with one_by_one(upload_id):
@@ -109,19 +130,16 @@ class Sweeper:
 
     def _expire(self, record: Upload) -> bool:
         """Remove an unfinished or partial upload under its lock, if its journal says it is due."""
-        token = self._lock(record.id)
-        if token <= 0:
-            self._look_again(record.id, LEASE)
-            return False
-        try:
+        with left_alone(self._redis, record.id) as token:
+            if not token:
+                self._look_again(record.id, LEASE)
+                return False
             expires_at = self._journal_expiry(record)
             if expires_at > time.time():
                 self._look_again(record.id, expires_at - time.time())
                 return False
             self._data.remove(record.id)
-            self._terminate(record.id, token)
-        finally:
-            release(self._redis, record.id, f"{process_identity()}:{token}")
+            self.terminate(record.id, token)
         log.info("upload.expired", upload=record.id)
         return True
 
@@ -134,11 +152,18 @@ class Sweeper:
             return record.expires_at
 
     @redis_errors()
-    def _terminate(self, upload_id: str, token: int) -> None:
+    def terminate(self, upload_id: str, token: int) -> None:
+        """Drop the record of an upload that was removed; its job is cancelled."""
         now = time.time()
         keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
         forget_at = int(now + self._retention.result_ttl)
         call(self._redis, schema.TERMINATE, keys, (upload_id, token, now, forget_at))
+
+    @redis_errors()
+    def remember_tombstone(self, upload_id: str) -> None:
+        """Let the tombstone of an upload without a record be forgotten one day."""
+        due = time.time() + self._retention.result_ttl
+        self._redis.zadd(schema.EXPIRING, {upload_id: due}, nx=True)
 
     def _forget(self, upload_id: str) -> bool:
         # Files first: dying in between, the rest is still due.
@@ -158,10 +183,3 @@ class Sweeper:
     @redis_errors()
     def _look_again(self, upload_id: str, seconds: float) -> None:
         self._redis.zadd(schema.EXPIRING, {upload_id: time.time() + seconds})
-
-    @redis_errors()
-    def _lock(self, upload_id: str) -> int:
-        keys = (schema.lock_key(upload_id), schema.upload_key(upload_id))
-        args = (process_identity(), int(LEASE * 1000))
-        token: int = call(self._redis, schema.ACQUIRE_IDLE, keys, args)
-        return token

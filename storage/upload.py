@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from storage.errors import RecordTooNew
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -45,6 +47,11 @@ class Upload:
         """Tell whether it was put together from parts."""
         return self.concat is not None and self.concat != PARTIAL
 
+    def is_behind(self, journal: Upload) -> bool:
+        """Tell whether this record lacks what the journal of its upload says."""
+        unfinished = journal.complete and not self.complete
+        return self.token < journal.token or self.offset < journal.offset or unfinished
+
     def to_hash(self) -> dict[str, str]:
         """Build the fields of the Redis hash."""
         fields = {name: str(value) for name, value in asdict(self).items() if value is not None}
@@ -55,7 +62,7 @@ class Upload:
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> Upload:
-        """Parse the fields of the Redis hash; raise ValueError for a version from the future."""
+        """Parse the fields of the Redis hash; raise RecordTooNew."""
         _check_version(int(fields["version"]))
         return cls(
             id=fields["id"],
@@ -80,7 +87,7 @@ class Upload:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Upload:
-        """Parse the journal's first line; raise ValueError for a version from the future."""
+        """Parse the journal's first line; raise RecordTooNew."""
         _check_version(value["version"])
         segments = tuple((number, start) for number, start in value["segments"])
         return cls(**_without(value, "version") | {"segments": segments})
@@ -99,6 +106,6 @@ def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _check_version(version: int) -> None:
     if version > VERSION:
-        raise ValueError(
+        raise RecordTooNew(
             f"this record has version {version}, this program knows up to {VERSION}: upgrade it"
         )

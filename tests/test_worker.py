@@ -28,6 +28,7 @@ from settings import Settings
 from storage import redis_schema as schema
 from storage import redis_sync
 from storage.embedded import Embedded
+from storage.errors import StorageFull, StoreUnavailable
 from storage.filestore import FileStore
 from storage.job import Job, JobState
 from storage.redis_jobs import RedisJobs
@@ -87,7 +88,7 @@ class Place:
         writer.write([content])
         writer.commit(replace(upload, offset=len(content), complete=True))
         writer.close()
-        self.jobs._restore(upload.id)
+        self.jobs._reconciler.restore(upload.id)
         return upload.id
 
     def work(self, name: str = "slowly") -> Worker:
@@ -113,7 +114,7 @@ class Place:
     def terminate(self, upload_id: str) -> None:
         """Remove an upload as the web side does on DELETE."""
         self.data.remove(upload_id)
-        self.jobs._sweeper._terminate(upload_id, 0)
+        self.jobs._sweeper.terminate(upload_id, 0)
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -274,6 +275,52 @@ def test_no_plate_and_no_filename_is_logged(place: Place, video: bytes) -> None:
         worker.run(upload_id, place.data, place.jobs, fast)
     assert {line["event"] for line in lines} == {"job.started", "job.reader", "job.completed"}
     assert TEXT not in str(lines)
+
+
+@pytest.mark.parametrize("times", [2, 99], ids=["for a moment", "for long"])
+def test_a_result_that_does_not_fit_the_disk_is_waited_for_and_then_put_off(
+    place: Place, video: bytes, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    refusals = iter(range(times))
+    publish = FileStore.publish_result
+
+    def full(self: FileStore, upload_id: str, result: bytes) -> bool:
+        for _ in refusals:
+            raise StorageFull("the disk has no room left")
+        return publish(self, upload_id, result)
+
+    monkeypatch.setattr(FileStore, "publish_result", full)
+    monkeypatch.setattr(worker, "_AWAY", 0.01)
+    monkeypatch.setattr(worker, "_PATIENCE", 0.1)
+    upload_id = place.upload(video)
+    worker.run(upload_id, place.data, place.jobs, fast)
+    job = place.job(upload_id)
+    if times == 2:
+        assert job.state is JobState.COMPLETED
+    else:
+        assert job.state is JobState.PROCESSING
+        assert job.message.endswith("will be tried again: the disk has no room left")
+
+
+def test_upkeep_that_fails_keeps_no_worker_from_the_queue(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def fail(name: str) -> Callable[[RedisJobs], int]:
+        def step(_: RedisJobs) -> int:
+            calls.append(name)
+            raise StoreUnavailable("Redis refuses to write")
+
+        return step
+
+    for name in ("drain", "reconcile", "sweep"):
+        monkeypatch.setattr(RedisJobs, name, fail(name))
+    crashing = worker.CrashAwareWorker(place.jobs, nothing)
+    crashing._maintain()
+    assert calls == ["drain", "reconcile", "sweep"]
+    crashing._maintain()
+    assert calls == ["drain", "reconcile", "sweep", "drain"]
 
 
 # --- processes that are killed

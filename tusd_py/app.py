@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -25,6 +26,7 @@ from storage.redis_jobs import RedisJobs
 from storage.redis_locker import RedisLocker
 from tusd_py import protocol
 from tusd_py.dispatch import Dispatcher
+from tusd_py.download import Downloads
 from tusd_py.exchange import AsgiExchange
 from tusd_py.jobs import Jobs
 from tusd_py.protocol import Limits, ProtocolError
@@ -33,7 +35,6 @@ from tusd_py.uploads import Uploads, carry_out
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
@@ -45,6 +46,10 @@ _ANSWER = 3.0
 _CONNECTIONS = 64
 # Every header of ours that a page may want to read; a browser hides the others.
 EXPOSED = (
+    "Accept-Ranges",
+    "Content-Disposition",
+    "Content-Range",
+    "ETag",
     "Location",
     "Retry-After",
     "Tus-Checksum-Algorithm",
@@ -52,6 +57,7 @@ EXPOSED = (
     "Tus-Max-Size",
     "Tus-Resumable",
     "Tus-Version",
+    "Upload-Complete",
     "Upload-Concat",
     "Upload-Defer-Length",
     "Upload-Expires",
@@ -62,16 +68,23 @@ EXPOSED = (
 
 
 class Files:
-    """Serve the tus endpoint as a plain ASGI app."""
+    """Serve the tus endpoint as a plain ASGI app; a GET is a download."""
 
-    def __init__(self, uploads: Uploads, *, chunk_size: int, stall: float) -> None:
+    def __init__(
+        self, uploads: Uploads, downloads: Downloads | None, *, chunk_size: int, stall: float
+    ) -> None:
         self._uploads = uploads
+        self._downloads = downloads
         self._exchange = partial(AsgiExchange, chunk_size=chunk_size, stall=stall)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry out one request."""
-        exchange = self._exchange(scope, receive, send)
         upload_id = scope["path_params"].get("upload_id", "").rstrip("/") or None
+        if scope["method"] == "GET" and upload_id and self._downloads:
+            download = await self._downloads.download(Request(scope))
+            await download(scope, receive, send)
+            return
+        exchange = self._exchange(scope, receive, send)
         try:
             action = protocol.parse(scope["method"], upload_id, exchange.headers)
         except ProtocolError as error:
@@ -122,7 +135,7 @@ def create_app(settings: Settings) -> Starlette:
     embedded = None if settings.redis_url else Embedded(settings.upload_dir / "redis")
     url = settings.redis_url or (embedded.url if embedded else "")
     redis = _connect(url)
-    data = FileStore(settings.upload_dir)
+    data = FileStore(settings.upload_dir, reserve=settings.min_free_bytes)
     info = RedisInfoStore(redis)
     locker = RedisLocker(redis)
     outbox = RedisJobs.connect(url, data, settings)
@@ -131,7 +144,11 @@ def create_app(settings: Settings) -> Starlette:
         data=data,
         info=info,
         locker=locker,
-        limits=Limits(settings.max_file_size, settings.upload_expiration_seconds),
+        limits=Limits(
+            settings.max_file_size,
+            settings.upload_expiration_seconds,
+            termination=not settings.disable_termination,
+        ),
         min_free_bytes=settings.min_free_bytes,
         location=lambda upload_id: f"{(settings.public_url or '').rstrip('/')}/files/{upload_id}",
         finished=dispatcher.wake,
@@ -151,7 +168,10 @@ def create_app(settings: Settings) -> Starlette:
             if embedded:
                 await to_thread.run_sync(embedded.close)
 
-    files = Files(uploads, chunk_size=settings.chunk_size, stall=settings.upload_timeout_seconds)
+    downloads = None if settings.disable_download else Downloads(info, data)
+    files = Files(
+        uploads, downloads, chunk_size=settings.chunk_size, stall=settings.upload_timeout_seconds
+    )
     jobs = Jobs(info, data)
     probes = Probes(data, outbox, settings.min_free_bytes)
     app = Starlette(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 from anyio import to_thread
 
-from storage.errors import StorageError
+from storage.errors import StorageError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ class Dispatcher:
     async def _step(self, step: Callable[[], int]) -> bool:
         try:
             await to_thread.run_sync(step)
-        except StorageError as error:
+        except StoreUnavailable as error:
             # Once is enough: this goes on every second until it is back.
             if self._reachable:
                 log.warning("redis.away", reason=str(error))

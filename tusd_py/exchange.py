@@ -6,18 +6,23 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anyio import to_thread
 
 from tusd_py.headers import Headers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Receive, Scope, Send
 
     from storage.interfaces import Sink
     from tusd_py.protocol import Response
+
+T = TypeVar("T")
 
 # Seconds after which bytes that trickle in are handed on, so that progress shows and a crash
 # costs a slow client little.
@@ -25,6 +30,21 @@ _PULSE = 1.0
 # What is read of a body nobody wants, so that the client sees the answer and not a reset.
 _DRAIN_BYTES = 256 * 1024
 _DRAIN_SECONDS = 1.0
+
+
+async def run_to_the_end(step: Callable[..., T], *args: Any) -> T:
+    """Run a step in a thread; a request that is cancelled meanwhile waits until it has ended.
+
+    Nobody may close a file, or let go of an upload, under a system call that still runs.
+    """
+    task = asyncio.create_task(to_thread.run_sync(step, *args))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        raise
 
 
 class BodyEnd(Enum):
@@ -103,7 +123,7 @@ class AsgiExchange:
             elif end is None and self._ended:
                 end = self._end
             if gathered >= self._chunk_size or end is not None:
-                await to_thread.run_sync(sink.write, batch)
+                await run_to_the_end(sink.write, batch)
                 batch, gathered = [], 0
         return end
 
@@ -111,6 +131,9 @@ class AsgiExchange:
         """Wait for the next piece; return why there is none."""
         if self._ended:
             return self._end
+        if stopped.done():
+            # Asked first: a fast sender always has something ready.
+            return BodyEnd.STOPPED
         if self._receiving is None:
             # Kept over calls: a receive that is cancelled could lose what it had in hand.
             self._receiving = asyncio.create_task(self._receive_piece())

@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -127,6 +128,4 @@ def media_type(value: str) -> str:
 
 def build_date(seconds: float) -> str:
     """Build an HTTP date (RFC 9110, section 5.6.7) of seconds since the epoch."""
-    from email.utils import formatdate  # noqa: PLC0415  pulls in much, needed by few
-
     return formatdate(seconds, usegmt=True)

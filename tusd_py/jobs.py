@@ -8,11 +8,13 @@ from anyio import to_thread
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
-from storage.errors import StorageError, StoreUnavailable, UploadGone, UploadNotFound
+from storage.errors import JournalDamaged, StorageError, UploadGone, UploadNotFound
 from storage.job import Job, JobState
 from tusd_py.protocol import is_upload_id
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.requests import Request
 
     from storage.interfaces import DataStore, InfoStore
@@ -58,12 +60,12 @@ class Jobs:
         try:
             job = await self._find(request.path_params["job_id"])
             if job.state is not JobState.COMPLETED:
-                return _problem(410 if job.state is JobState.CANCELLED else 404, job.message)
+                return problem(410 if job.state is JobState.CANCELLED else 404, job.message)
             result = await to_thread.run_sync(self._data.result, job.id)
         except StorageError as error:
             return _refused(error)
         if result is None:
-            return _problem(404, "the result of this job is no longer here")
+            return problem(404, "the result of this job is no longer here")
         return Response(result, media_type="application/json", headers=_NO_STORE)
 
     async def _find(self, job_id: str) -> Job:
@@ -85,14 +87,12 @@ _NO_STORE = {"cache-control": "no-store"}
 
 def _refused(error: StorageError) -> Response:
     if isinstance(error, UploadNotFound):
-        return _problem(404, "there is no such job")
+        return problem(404, "there is no such job")
     if isinstance(error, UploadGone):
-        return _problem(410, "the upload of this job was removed")
-    if isinstance(error, StoreUnavailable):
-        return _problem(
-            503, "the storage does not answer just now: try again", {"retry-after": "1"}
-        )
-    return _problem(500, "the files of this job are damaged")
+        return problem(410, "the upload of this job was removed")
+    if isinstance(error, JournalDamaged):
+        return problem(410, "the files of this job are damaged")
+    return problem(503, "the storage does not answer just now: try again", {"retry-after": "1"})
 
 
 def _json(body: BaseModel, status: int) -> Response:
@@ -101,10 +101,11 @@ def _json(body: BaseModel, status: int) -> Response:
     )
 
 
-def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer in the form of RFC 9457."""
     return JSONResponse(
-        {"status": status, "detail": detail},
+        {"status": int(status), "detail": detail},
         status,
-        headers=_NO_STORE | (headers or {}),
+        headers={**_NO_STORE, **(headers or {})},
         media_type="application/problem+json",
     )

@@ -41,8 +41,10 @@ EXTENSIONS = (
     "concatenation",
 )
 ALGORITHMS = ("sha1", "md5", "crc32", "crc32c", "sha256", "sha512", "blake2b")
+# Bytes. Every record and every HEAD carries them.
+_METADATA_MOST = 16 * 1024
 APPEND_TYPE = "application/offset+octet-stream"
-_UPLOAD_METHODS = "OPTIONS, HEAD, PATCH, DELETE"
+_UPLOAD_METHODS = "OPTIONS, GET, HEAD, PATCH, DELETE"
 _CREATION_METHODS = "OPTIONS, POST"
 
 
@@ -61,15 +63,16 @@ class Code(Enum):
     NOT_FOUND = 404, "there is no such upload"
     GONE = 410, "this upload was removed or has expired"
     MISMATCHED_OFFSET = 409, "Upload-Offset is not where this upload stands"
-    TOO_LARGE = 413, "the upload is larger than Tus-Max-Size"
+    TOO_LARGE = 413, "the upload is larger than this server takes"
     BODY_TOO_LONG = 413, "the body is longer than what is left of the upload"
-    CHECKSUM_MISMATCH = 460, "the body is not what Upload-Checksum says: send it again"
+    CHECKSUM_MISMATCH = 460, "the body is not what its checksum says: send it again"
     LOCKED = 423, "another request holds this upload: try again"
     TAKEN_OVER = 423, "this request had to let the upload go: ask for its offset and go on"
     STALLED = 423, "the body brought nothing for too long: go on from the offset"
     STORAGE_FULL = 507, "the disk has no room for this"
     UNAVAILABLE = 503, "the storage does not answer just now: try again"
-    DAMAGED = 500, "the files of this upload are damaged"
+    DAMAGED = 410, "the files of this upload are damaged: begin anew"
+    HEADERS_TOO_LARGE = 431, "Upload-Metadata is too long"
 
     def __init__(self, status: int, sentence: str) -> None:
         self.status = status
@@ -91,6 +94,7 @@ class Limits:
 
     max_size: int
     expiration: float
+    termination: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,8 @@ def _overridden(method: str, headers: Headers) -> str:
 
 def _check_method(method: str, upload_id: str | None) -> None:
     allowed = _CREATION_METHODS if upload_id is None else _UPLOAD_METHODS
-    if method not in allowed.split(", "):
+    # GET is a download, and no matter of this protocol.
+    if method not in allowed.split(", ") or method == "GET":
         raise ProtocolError(Code.METHOD_NOT_ALLOWED, Allow=allowed)
 
 
@@ -221,6 +226,8 @@ def _parse(method: str, upload_id: str, headers: Headers) -> Action:
 
 def _parse_create(headers: Headers) -> Create | Concatenate:
     metadata = headers.joined("upload-metadata")
+    if len(metadata or "") > _METADATA_MOST:
+        raise ProtocolError(Code.HEADERS_TOO_LARGE)
     parse_metadata(metadata or "")
     concat = headers.one("upload-concat")
     if concat is not None and concat != PARTIAL:
@@ -371,11 +378,20 @@ def admit_head(upload: Upload, now: float) -> None:
         raise ProtocolError(Code.GONE)
 
 
+def admit_terminate(limits: Limits) -> None:
+    """Check that clients may remove uploads."""
+    if not limits.termination:
+        allowed = _UPLOAD_METHODS.removesuffix(", DELETE")
+        raise ProtocolError(Code.METHOD_NOT_ALLOWED, Allow=allowed)
+
+
 def discovered(limits: Limits) -> Response:
     """Answer OPTIONS; 200, as the public conformance suite wants it."""
     headers = {
         "Tus-Version": TUS_VERSION,
-        "Tus-Extension": ",".join(EXTENSIONS),
+        "Tus-Extension": ",".join(
+            name for name in EXTENSIONS if limits.termination or name != "termination"
+        ),
         "Tus-Max-Size": str(limits.max_size),
         "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
     }
@@ -419,6 +435,7 @@ _STORAGE_CODES: dict[type[storage_errors.StorageError], Code] = {
     storage_errors.UploadGone: Code.GONE,
     storage_errors.UploadLocked: Code.LOCKED,
     storage_errors.LockLost: Code.TAKEN_OVER,
+    storage_errors.RecordBehind: Code.TAKEN_OVER,
     storage_errors.StorageFull: Code.STORAGE_FULL,
     storage_errors.JournalDamaged: Code.DAMAGED,
 }

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 import structlog
-from anyio import CancelScope, to_thread
+from anyio import to_thread
 
-from storage.errors import StorageError, UploadNotFound
+from storage.errors import LockLost, RecordBehind, StorageError, UploadNotFound
 from tusd_py import protocol
 from tusd_py.checksum import DigestingSink, new_digest
-from tusd_py.exchange import BodyEnd
+from tusd_py.exchange import BodyEnd, run_to_the_end
 from tusd_py.protocol import Code, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from storage.interfaces import DataStore, InfoStore, Lock, Locker, Sink, Writer
+    from storage.interfaces import Buffer, DataStore, InfoStore, Lock, Locker, Sink, Writer
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
     from tusd_py.protocol import Action, Append, Concatenate, Create, Limits, Response
@@ -56,13 +56,26 @@ async def carry_out(action: Action, exchange: Exchange, uploads: Uploads) -> Non
     except ProtocolError as error:
         response = protocol.refused(error, head=head)
     except StorageError as error:
+        if isinstance(error, RecordBehind):
+            await _catch_up(error, uploads)
         refusal = protocol.as_protocol_error(error)
         ours = refusal.code.status >= 500  # noqa: PLR2004  the rest is everyday
         (log.warning if ours else log.debug)(
             "upload.refused", status=refusal.code.status, reason=str(error)
         )
         response = protocol.refused(refusal, head=head)
+    except Exception:
+        # Whatever nobody foresaw: clients take a bare 500 to HEAD as "the upload is lost".
+        log.exception("upload.broke")
+        response = protocol.refused(ProtocolError(Code.UNAVAILABLE), head=head)
     await exchange.respond(response)
+
+
+async def _catch_up(behind: RecordBehind, uploads: Uploads) -> None:
+    """Give a record that Redis lost or rolled back what the journal says, for who comes next."""
+    log.warning("upload.recovered", upload=behind.upload.id, offset=behind.upload.offset)
+    with suppress(StorageError):
+        await uploads.info.raise_to(behind.upload)
 
 
 async def _perform(action: Action, exchange: Exchange, uploads: Uploads) -> Response:
@@ -88,8 +101,8 @@ async def _create(action: Create, exchange: Exchange, uploads: Uploads) -> Respo
     try:
         await uploads.info.create(upload)
     except StorageError:
-        # Nobody knows of it yet; without a record it would come back as somebody's upload.
-        await to_thread.run_sync(uploads.data.purge, upload.id)
+        # Nobody knows of it; but a Redis that only was slow may still store the record.
+        await to_thread.run_sync(uploads.data.remove, upload.id)
         raise
     log.info("upload.created", upload=upload.id, length=upload.length)
     if action.body or upload.length == 0:
@@ -129,7 +142,7 @@ async def _concatenate(action: Concatenate, uploads: Uploads) -> Response:
     try:
         await uploads.info.create(final)
     except StorageError:
-        await to_thread.run_sync(uploads.data.purge, final.id)
+        await to_thread.run_sync(uploads.data.remove, final.id)
         raise
     log.info("upload.concatenated", upload=final.id, length=final.length, parts=len(parts))
     uploads.finished()
@@ -153,6 +166,8 @@ async def _append(action: Append, exchange: Exchange, uploads: Uploads) -> Respo
         length = protocol.admit_append(action, lock.upload, time.time(), uploads.limits)
         if lock.upload.complete:
             # A client that lost the answer to its last request asks again.
+            if await exchange.move_body(_Nowhere(), 0, lock.stop) is BodyEnd.MORE:
+                raise ProtocolError(Code.BODY_TOO_LONG)
             return protocol.appended(lock.upload)
         intake = _Intake(lock.upload, replace(action, length=length), uploads)
         end = await intake.run(lock.stop, exchange)
@@ -162,6 +177,7 @@ async def _append(action: Append, exchange: Exchange, uploads: Uploads) -> Respo
 
 
 async def _terminate(upload_id: str, uploads: Uploads) -> Response:
+    protocol.admit_terminate(uploads.limits)
     async with _hold(upload_id, uploads) as lock:
         # The tombstone comes first: whatever happens now, the upload stays removed.
         await to_thread.run_sync(uploads.data.remove, upload_id)
@@ -192,6 +208,15 @@ async def _recovered(upload_id: str, uploads: Uploads, find: Callable[[], Awaita
         return await find()
 
 
+class _Nowhere:
+    """Take no bytes (storage.interfaces.Sink)."""
+
+    offset = 0
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        pass
+
+
 class _Intake:
     """Take one request's body into an upload, checkpoint by checkpoint."""
 
@@ -212,7 +237,7 @@ class _Intake:
         Raises:
             ProtocolError: nothing, or no more, of it was taken.
         """
-        self._writer = await to_thread.run_sync(self._uploads.data.open, self.upload)
+        self._writer = await run_to_the_end(self._uploads.data.open, self.upload)
         self.upload = self._writer.upload
         try:
             end = BodyEnd.DONE if exchange is None else await self._take(exchange, stop)
@@ -221,8 +246,7 @@ class _Intake:
                 await self._commit(self._length)
         finally:
             # The file is let go of before the lock is, whatever else happens.
-            with CancelScope(shield=True):
-                await to_thread.run_sync(self._writer.close)
+            await run_to_the_end(self._writer.close)
         return end
 
     async def _take(self, exchange: Exchange, stop: asyncio.Event) -> BodyEnd:
@@ -266,11 +290,23 @@ class _Intake:
         if now == self.upload:
             return
         self.upload = replace(now, expires_at=time.time() + self._uploads.limits.expiration)
-        await to_thread.run_sync(self._writer.commit, self.upload)
-        await self._uploads.info.commit(self.upload, speed=self._speed())
+        await run_to_the_end(self._writer.commit, self.upload)
+        try:
+            await self._uploads.info.commit(self.upload, speed=self._speed())
+        except UploadNotFound:
+            await self._restore()
         if self.upload.complete:
             log.info("upload.complete", upload=self.upload.id, length=length)
             self._uploads.finished()
+
+    async def _restore(self) -> None:
+        """Give a Redis that was emptied meanwhile the record back, this commit included."""
+        await self._uploads.info.restore(
+            *await to_thread.run_sync(self._uploads.data.recover, self.upload.id)
+        )
+        self._uploads.finished()
+        # The lock is lost as well: the client shall ask for the offset and go on.
+        raise LockLost("the record of this upload was lost and has been rebuilt")
 
     def _speed(self) -> float:
         elapsed = asyncio.get_running_loop().time() - self._started

@@ -7,9 +7,11 @@ import hashlib
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 from tests.acceptance.process import Server, Site, eventually, new_directory
 from tests.acceptance.raw import APPEND, TUS, Connection, Response, Tus
@@ -405,6 +407,54 @@ def test_a_disk_without_room_takes_no_new_upload(site: Site) -> None:
     answer = tus.post(5)
     assert answer.status == 507
     assert b"bytes are free" in answer.body
+
+
+def test_a_chunked_surplus_on_a_complete_upload_is_refused(tus: Tus) -> None:
+    path = tus.upload(BODY)
+    with Connection(tus.port) as connection:
+        headers = {**TUS, **APPEND, "Upload-Offset": str(len(BODY))}
+        connection.begin("PATCH", path, {**headers, "Transfer-Encoding": "chunked"})
+        connection.send(b"3\r\nabc\r\n0\r\n\r\n")
+        assert connection.receive().status == 413
+
+
+def test_a_head_that_does_not_end_is_refused(tus: Tus) -> None:
+    with Connection(tus.port) as connection:
+        connection.send(b"POST /files/ HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        with suppress(OSError):
+            for _ in range(100):
+                connection.send(b"x" * 65_536)
+        with suppress(ConnectionError):
+            assert connection.receive().status == 431
+    assert tus.post(5).status == 201
+
+
+def test_a_redis_emptied_in_mid_body_costs_no_byte(site: Site, tus: Tus) -> None:
+    path = tus.create(len(BODY))
+    with tus.begin_patch(path, 0, len(BODY)) as connection:
+        connection.send(BODY[:400])
+        wait_until_taken(tus, path, 400)
+        with redis.Redis.from_url(site.redis_url) as client:
+            client.flushall()
+        connection.send(BODY[400:])
+        answer = connection.receive()
+    assert answer.status == 423
+    assert tus.offset(path) == len(BODY)
+    assert tus.job(path)["status"] == "pending"
+    assert stored(site, path) == BODY
+
+
+def test_a_redis_that_was_rolled_back_forgets_no_byte(site: Site, tus: Tus) -> None:
+    path = tus.create(len(BODY))
+    key = f"tusd:upload:{path.rpartition('/')[2]}"
+    with redis.Redis.from_url(site.redis_url) as client:
+        older: dict[bytes, bytes] = client.hgetall(key)
+        assert tus.patch(path, 0, BODY[:400]).status == 204
+        client.delete(key)
+        client.hset(key, mapping=older)
+    # Whatever it is told first, it is told the truth once it tries to go on.
+    eventually(lambda: tus.patch(path, 400, BODY[400:]).status == 204 or None, "204")
+    assert stored(site, path) == BODY
 
 
 @pytest.mark.parametrize(

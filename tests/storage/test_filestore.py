@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import (
+    DiskFailed,
     JournalDamaged,
+    RecordBehind,
     StorageFull,
-    StoreUnavailable,
     UploadGone,
     UploadNotFound,
 )
@@ -217,7 +218,7 @@ def test_an_unknown_upload_is_not_found(store: FileStore) -> None:
 
 
 def test_an_id_is_never_made_twice(store: FileStore, upload: Upload) -> None:
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DiskFailed):
         store.create(upload)
 
 
@@ -286,9 +287,20 @@ def test_a_full_disk_keeps_what_fitted_and_says_so(
         assert file.read() == b"abcd"
 
 
+def test_uploads_leave_the_reserve_of_the_disk_alone(tmp_path: Path, upload: Upload) -> None:
+    store = FileStore(tmp_path / "uploads", reserve=2**62)
+    with closing(store.open(upload)) as writer:
+        writer.write([])
+        with pytest.raises(StorageFull):
+            writer.write([b"abc"])
+        assert writer.offset == 0
+        # What was counted before can still be remembered.
+        writer.commit(upload)
+
+
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreUnavailable, match="file/uploads cannot be written"):
+    with pytest.raises(DiskFailed, match="file/uploads cannot be written"):
         FileStore(tmp_path / "file" / "uploads").prepare()
 
 
@@ -298,3 +310,75 @@ def test_only_journals_of_uploads_are_listed(
     for name in ("notes.log", "redis", f"{upload.id}.1", "x.log"):
         (tmp_path / "uploads" / name).touch()
     assert list(store.ids()) == [upload.id]
+
+
+def test_an_upload_without_a_journal_can_be_removed(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    (tmp_path / "uploads" / f"{upload.id}.log").unlink()
+    store.remove(upload.id)
+    assert not (tmp_path / "uploads" / upload.id).exists()
+
+
+@pytest.mark.parametrize(
+    ("token", "offset", "behind"), [(6, 3, False), (5, 3, True), (4, 3, True), (6, 2, True)]
+)
+def test_a_record_that_knows_less_than_the_journal_is_not_written_under(
+    store: FileStore, upload: Upload, *, token: int, offset: int, behind: bool
+) -> None:
+    stored = replace(upload, token=5, offset=3)
+    with closing(store.open(replace(upload, token=5))) as writer:
+        writer.write([b"abc"])
+        writer.commit(stored)
+    asked = replace(upload, token=token, offset=offset)
+    if behind:
+        with pytest.raises(RecordBehind, match="3 bytes are here") as raised:
+            store.open(asked)
+        assert raised.value.upload == stored
+    else:
+        store.open(asked).close()
+
+
+def test_a_completion_that_redis_does_not_know_is_told(store: FileStore, upload: Upload) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abcdefghij"])
+        writer.commit(replace(upload, offset=10, complete=True))
+    with pytest.raises(RecordBehind):
+        store.open(replace(upload, offset=10, token=2))
+
+
+def test_what_expired_is_removed_unless_somebody_has_it_open(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    assert store.expire(upload.id, upload.expires_at) is False
+    with closing(store.open(upload)):
+        assert store.expire(upload.id, 1e10) is False
+    assert store.expire(upload.id, 1e10) is True
+    assert not (tmp_path / "uploads" / upload.id).exists()
+    with pytest.raises(UploadGone):
+        store.recover(upload.id)
+
+
+def test_a_finished_upload_does_not_expire(store: FileStore, upload: Upload) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abcdefghij"])
+        writer.commit(replace(upload, offset=10, complete=True))
+    assert store.expire(upload.id, 1e10) is False
+
+
+@pytest.mark.parametrize("damage", ["a directory", "unreadable"])
+def test_a_journal_that_cannot_be_read_is_the_disks_failure(
+    store: FileStore, upload: Upload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    path = tmp_path / "uploads" / f"{upload.id}.log"
+    if damage == "a directory":
+        path.unlink()
+        path.mkdir()
+    else:
+
+        def refused(_: Path) -> bytes:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(DiskFailed, match="the disk does not do its work"):
+        store.recover(upload.id)

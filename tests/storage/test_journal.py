@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import journal
-from storage.errors import JournalDamaged, UploadGone
+from storage.errors import JournalDamaged, RecordTooNew, UploadGone
 from storage.job import Ended, JobState
 from storage.upload import Upload
 
@@ -103,5 +103,47 @@ def test_a_buried_journal_is_gone_whatever_its_lines_say(tmp_path: Path) -> None
 
 def test_a_record_from_the_future_is_refused_in_a_sentence() -> None:
     raw = b"L\n" + journal.encode("upload", UPLOAD.to_json() | {"version": 99}, BOOT)
-    with pytest.raises(ValueError, match=r"version 99.*upgrade"):
+    with pytest.raises(RecordTooNew, match=r"version 99.*upgrade"):
         journal.parse(raw)
+
+
+def test_a_late_completion_of_an_older_token_completes_nothing() -> None:
+    read = journal.parse(lines(line("complete", 4, 100, 3000.0), line("offset", 5, 60, 3000.0)))
+    assert (read.upload.offset, read.upload.complete) == (60, False)
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
+def test_the_ends_of_a_long_journal_tell_the_same_as_all_of_it(
+    tmp_path: Path, *, ended: bool
+) -> None:
+    path = tmp_path / "x.log"
+    entries = [line("offset", 1 + at // 1000, at, 3000.0) for at in range(70_000)]
+    end = Ended(JobState.FAILED, 5.0, 6.0, "not a video")
+    last = [line("complete", 99, 100, 9.0), ("ended", end.to_json())] if ended else []
+    whole = lines(*entries, *last)
+    path.write_bytes(whole + b"\ndeadbeef [torn")
+    assert len(whole) > 4_000_000
+    assert journal.read(path) == journal.parse(whole)
+
+
+def test_a_first_line_longer_than_the_tail_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    upload = replace(UPLOAD, metadata="m" * 60_000)
+    path.write_bytes(journal.first_lines(upload, BOOT))
+    assert journal.read(path).upload == upload
+    path.write_bytes(path.read_bytes() + journal.encode(*line("offset", 1, 40, 3000.0)))
+    assert journal.read(path) == journal.parse(path.read_bytes())
+
+
+def test_a_tail_without_a_sound_line_makes_it_read_all(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.write_bytes(lines(line("offset", 1, 40, 3000.0)) + b"\nx" * 20_000)
+    assert journal.read(path).upload.offset == 40
+
+
+def test_a_buried_long_journal_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.write_bytes(lines(*(line("offset", 1, at, 3000.0) for at in range(1000))))
+    journal.bury(path)
+    with pytest.raises(UploadGone):
+        journal.read(path)

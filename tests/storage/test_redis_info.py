@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from storage import redis_schema as schema
-from storage.errors import LockLost, StoreUnavailable, UploadNotFound
+from storage.errors import LockLost, RecordTooNew, StoreUnavailable, UploadNotFound
 from storage.job import Ended, JobState
 from storage.redis_info import RedisInfoStore, call
 from storage.upload import Upload
@@ -187,8 +187,8 @@ async def test_an_unknown_job_is_none(info: RedisInfoStore) -> None:
 
 async def test_scripts_survive_a_server_that_forgot_them(redis: Redis, upload: Upload) -> None:
     await redis.script_flush()
-    keys = (schema.lock_key(upload.id),)
-    assert await call(redis, schema.RENEW, keys, ("x", 1)) == 0
+    keys = (schema.lock_key(upload.id), schema.waiting_key(upload.id))
+    assert await call(redis, schema.RELEASE, keys, ("x", upload.id)) == 0
 
 
 async def test_a_server_that_is_away_is_said_so(upload: Upload) -> None:
@@ -198,3 +198,68 @@ async def test_a_server_that_is_away_is_said_so(upload: Upload) -> None:
             await info.create(upload)
         with pytest.raises(StoreUnavailable, match="Redis does not answer"):
             await info.job(upload.id)
+
+
+async def test_a_record_is_found_whoever_writes_it(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    assert await info.find(upload.id) is None
+    await info.create(upload)
+    await redis.set(schema.lock_key(upload.id), "somebody:1")
+    assert await info.find(upload.id) == upload
+    await redis.hset(schema.upload_key(upload.id), "version", "99")
+    with pytest.raises(RecordTooNew):
+        await info.find(upload.id)
+
+
+async def test_what_is_complete_has_all_its_bytes(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    with pytest.raises(LockLost):
+        await info.commit(replace(await locked(redis, upload), offset=9, complete=True), speed=0)
+    assert (await record(redis, upload.id)).offset == 0
+    assert await redis.zcard(schema.OUTBOX) == 0
+
+
+async def test_a_record_that_is_behind_is_raised_above_its_journal(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(replace(upload, token=2, offset=1))
+    journal = replace(upload, token=7, offset=4, expires_at=300.0, segments=((0, 0), (1, 2)))
+    assert await info.raise_to(journal)
+    assert await record(redis, upload.id) == replace(journal, token=8)
+    assert not await info.raise_to(journal)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert job.done == 4
+    # Whoever got a token before that may still write; it counts for nothing.
+    with pytest.raises(LockLost):
+        await info.commit(replace(journal, offset=3), speed=0)
+
+
+async def test_a_completion_that_redis_forgot_enters_the_outbox(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(replace(upload, token=9, offset=4))
+    assert await info.raise_to(replace(upload, token=7, offset=10, complete=True))
+    assert (await record(redis, upload.id)).complete
+    assert await redis.zrange(schema.OUTBOX, 0, -1) == [upload.id]
+
+
+async def test_a_record_that_is_not_behind_is_not_lowered(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(replace(upload, token=9, offset=8))
+    assert not await info.raise_to(replace(upload, token=7, offset=4))
+    assert await record(redis, upload.id) == replace(upload, token=9, offset=8)
+
+
+async def test_nothing_is_raised_while_somebody_writes_or_where_nothing_is(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    assert not await info.raise_to(upload)
+    await info.create(upload)
+    await redis.set(schema.lock_key(upload.id), "somebody:1")
+    assert not await info.raise_to(replace(upload, token=7, offset=4))
+    assert await record(redis, upload.id) == upload

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -19,9 +21,9 @@ from rq.job import Job as RqJob
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
-from storage import redis_jobs, redis_sync, rq_queue
+from storage import journal, reconciler, redis_jobs, redis_sync, rq_queue
 from storage import redis_schema as schema
-from storage.errors import StoreUnavailable, UploadGone, UploadNotFound
+from storage.errors import DiskFailed, StorageFull, StoreUnavailable, UploadGone, UploadNotFound
 from storage.filestore import FileStore
 from storage.job import Job, JobState
 from storage.redis_info import RedisInfoStore
@@ -32,8 +34,7 @@ from storage.sweeper import Retention
 from storage.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Iterator
 
 VIDEO = b"not really a video"
 RESULT = {"frames": 7, "plates": [{"text": "AB12CDE"}], "detections": 5}
@@ -93,11 +94,18 @@ class Place:
     def terminate(self, upload_id: str) -> None:
         """Remove an upload as the web side does on DELETE."""
         self.data.remove(upload_id)
-        record = Upload.from_hash(self.text.hgetall(schema.upload_key(upload_id)))
+        record = self.record(upload_id)
         self.info(lambda info: info.terminate(record, time.time() + DAY))
 
     def job(self, upload_id: str) -> Job:
         return Job.from_hash(upload_id, self.text.hgetall(schema.job_key(upload_id)))
+
+    def record(self, upload_id: str) -> Upload:
+        return Upload.from_hash(self.text.hgetall(schema.upload_key(upload_id)))
+
+    def dumped(self) -> dict[str, bytes]:
+        """Take a snapshot of our keys."""
+        return {key: self.raw.dump(key) for key in self.text.scan_iter("tusd:*")}
 
     def outbox(self) -> list[str]:
         ids: list[str] = self.text.zrange(schema.OUTBOX, 0, -1)
@@ -361,6 +369,153 @@ def test_completion_that_a_crash_of_redis_forgot_is_found_in_the_journal(place: 
     assert place.queue.job_ids == [upload_id]
 
 
+def test_a_completion_that_a_successor_overtook_completes_nothing(place: Place) -> None:
+    upload_id = place.upload(complete=False)
+    upload = replace(place.data.recover(upload_id)[0], token=1)
+    for token, offset, complete in ((1, len(VIDEO), True), (2, 7, False)):
+        with (place.directory / f"{upload_id}.log").open("ab") as file:
+            line = replace(upload, token=token, offset=offset, complete=complete)
+            file.write(journal.commit_line(line, "boot"))
+    place.jobs().reconcile()
+    record = place.record(upload_id)
+    assert (record.offset, record.complete) == (7, False)
+    assert record.token > 2
+    assert place.outbox() == place.queue.job_ids == []
+
+
+def test_a_record_that_somebody_writes_is_not_mended(place: Place) -> None:
+    upload_id = place.upload(complete=True)
+    place.text.hset(schema.upload_key(upload_id), mapping={"complete": "0", "offset": "5"})
+    place.text.set(schema.lock_key(upload_id), f"{process_identity()}:9")
+    before = place.record(upload_id)
+    place.jobs().reconcile()
+    assert place.record(upload_id) == before
+
+
+def test_a_redis_that_was_rolled_back_is_raised_to_the_journals(place: Place) -> None:
+    growing, removed = place.upload(complete=False), place.upload(complete=True)
+    done, failed, published = (place.upload(complete=True) for _ in range(3))
+    jobs = place.jobs()
+    jobs.reconcile()
+    before = place.dumped()
+    writer = place.data.open(replace(place.record(growing), token=8))
+    writer.write([VIDEO[5:9]])
+    writer.commit(replace(writer.upload, offset=9))
+    writer.close()
+    place.terminate(removed)
+    jobs.complete(done, RESULT)
+    jobs.fail(failed, 0, "no")
+    place.data.publish_result(published, json.dumps(RESULT).encode())
+    place.text.flushall()
+    for key, value in before.items():
+        place.raw.restore(key, 0, value)
+    place.text.set(schema.CHECKED, "another run")
+    place.jobs().reconcile()
+    record = place.record(growing)
+    assert (record.offset, record.token) == (9, 9)
+    assert not place.text.exists(schema.upload_key(removed))
+    states = {one: place.job(one).state for one in (removed, done, failed, published)}
+    assert states == {
+        removed: JobState.CANCELLED,
+        done: JobState.COMPLETED,
+        failed: JobState.FAILED,
+        published: JobState.COMPLETED,
+    }
+    assert place.job(failed).error == "no"
+    assert place.outbox() == []
+
+
+@pytest.mark.parametrize("name", ["directory", "unreadable"])
+def test_a_journal_that_the_disk_does_not_give_stops_no_other(
+    place: Place, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, sound = place.upload(complete=True), place.upload(complete=True)
+    path = place.directory / f"{bad}.log"
+    if name == "directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        read = Path.read_bytes
+
+        def refused(self: Path) -> bytes:
+            if self == path:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return read(self)
+
+        monkeypatch.setattr(Path, "read_bytes", refused)
+    place.text.flushall()
+    place.jobs().reconcile()
+    assert place.queue.job_ids == [sound]
+
+
+def test_a_directory_that_cannot_be_listed_stops_no_job(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id = place.upload(complete=True)
+    place.text.delete(schema.OUTBOX)
+
+    def ids(_: FileStore) -> list[str]:
+        raise DiskFailed("the disk does not do its work: Input/output error")
+
+    monkeypatch.setattr(FileStore, "ids", ids)
+    place.jobs().reconcile()
+    assert place.queue.job_ids == [upload_id]
+
+
+def test_a_run_that_was_put_off_is_tried_again_later_and_counts_for_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_jobs, "MOST_LOSSES", 1)
+    upload_id = place.upload(complete=True)
+    jobs = place.jobs()
+    for _ in range(3):
+        jobs.drain()
+        place.take(upload_id, dead_process())
+        jobs.postpone(upload_id, jobs.start(upload_id), "the disk has no room left")
+        assert place.job(upload_id).message == (
+            "The analysis is put off and will be tried again: the disk has no room left"
+        )
+        jobs.reconcile()
+        assert place.queue.job_ids == []
+        place.text.hset(schema.job_key(upload_id), "not_before", "1")
+        jobs.reconcile()
+        assert place.queue.job_ids == [upload_id]
+    jobs.start(upload_id)
+    assert place.job(upload_id).obstacle is None
+
+
+def test_a_result_counts_though_the_disk_cannot_take_a_line_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id = place.upload(complete=True)
+
+    def full(*_: object) -> None:
+        raise StorageFull("the disk has no room left")
+
+    monkeypatch.setattr(FileStore, "end_job", full)
+    place.jobs().complete(upload_id, RESULT)
+    assert place.job(upload_id).state is JobState.COMPLETED
+
+
+def test_jobs_nobody_asks_about_any_more_are_not_kept_in_mind(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [place.upload(complete=True) for _ in range(3)]
+    jobs = place.jobs()
+    jobs.drain()
+    queue = jobs.queue
+    for _ in ids:
+        place.raw.lmove(place.queue.key, place.queue.intermediate_queue_key)
+    assert [queue.is_lost(one) for one in ids] == [False] * 3
+    assert set(queue._doubted) == set(ids)
+    RqJob.fetch(ids[0], place.raw, serializer=JSONSerializer).delete()
+    assert queue.is_lost(ids[0])
+    assert set(queue._doubted) == set(ids[1:])
+    monkeypatch.setattr(rq_queue, "_FORGOTTEN", 0.0)
+    queue.is_lost(ids[1])
+    assert set(queue._doubted) == {ids[1]}
+
+
 def test_a_damaged_journal_does_not_stop_the_others(place: Place) -> None:
     damaged, sound = place.upload(complete=True), place.upload(complete=True)
     (place.directory / f"{damaged}.log").write_bytes(b"L\nxx\n")
@@ -452,7 +607,7 @@ def test_a_job_lost_too_often_fails(place: Place, monkeypatch: pytest.MonkeyPatc
 def test_the_reconciler_goes_page_by_page_through_all_jobs(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_jobs, "_PAGE", 2)
+    monkeypatch.setattr(reconciler, "_PAGE", 2)
     ids = {place.upload(complete=True) for _ in range(5)}
     jobs = place.jobs()
     jobs.drain()
@@ -611,3 +766,53 @@ def test_a_finished_upload_whose_job_is_unknown_is_not_swept(place: Place) -> No
     place.text.delete(schema.job_key(upload_id))
     assert place.jobs().sweep() == 0
     place.data.read(upload_id).close()
+
+
+def test_a_record_whose_files_are_gone_stands_in_no_others_way(place: Place) -> None:
+    lost = place.upload(complete=False, expires_at=time.time() - 2)
+    expired = place.upload(complete=False, expires_at=time.time() - 1)
+    for path in place.directory.glob(f"{lost}*"):
+        path.unlink()
+    assert place.jobs().sweep() == 2
+    assert place.job(lost).state is place.job(expired).state is JobState.CANCELLED
+
+
+def test_a_journal_that_the_disk_does_not_give_stops_no_sweep(place: Place) -> None:
+    bad = place.upload(complete=False, expires_at=time.time() - 2)
+    expired = place.upload(complete=False, expires_at=time.time() - 1)
+    (place.directory / f"{bad}.log").unlink()
+    (place.directory / f"{bad}.log").mkdir()
+    assert place.jobs().sweep() == 1
+    assert place.job(expired).state is JobState.CANCELLED
+    assert (place.due(bad) or 0) > time.time()
+
+
+@pytest.fixture
+def refusing(place: Place) -> Iterator[Callable[[], None]]:
+    """Let Redis refuse to write, as on a full disk."""
+    text = place.text
+    kept = {name: text.config_get(name)[name] for name in ("min-replicas-to-write",)}
+    yield lambda: text.config_set("min-replicas-to-write", 1)
+    for name, value in kept.items():
+        text.config_set(name, value)
+
+
+def test_where_redis_only_reads_what_expired_long_ago_makes_room(
+    place: Place, refusing: Callable[[], None]
+) -> None:
+    now = time.time()
+    long_ago, held, locked = (place.upload(complete=False, expires_at=now - 99) for _ in range(3))
+    just = place.upload(complete=False, expires_at=now - 9)
+    finished = place.upload(complete=True, expires_at=now - 99)
+    place.text.set(schema.lock_key(locked), f"{process_identity()}:9")
+    writer = place.data.open(replace(place.record(held), token=9))
+    refusing()
+    with pytest.raises(StoreUnavailable):
+        place.jobs().sweep()
+    writer.close()
+    here = [
+        one for one in (long_ago, held, locked, just, finished) if (place.directory / one).exists()
+    ]
+    assert here == [held, locked, just, finished]
+    with pytest.raises(UploadGone):
+        place.data.recover(long_ago)

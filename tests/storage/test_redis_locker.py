@@ -182,6 +182,42 @@ async def test_a_holder_whose_lease_was_lost_is_told_to_stop(
     assert await redis.get(schema.lock_key(upload_id)) == f"{ELSEWHERE}:9"
 
 
+async def test_a_holder_hears_of_a_contender_whose_message_was_lost(
+    locker: Locker, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_locker, "_RENEWAL", 0.05)
+    async with locker() as one, one.hold(upload_id) as lock:
+        await redis.sadd(schema.waiting_key(upload_id), ELSEWHERE)
+        await lock.stop.wait()
+        assert await redis.get(schema.lock_key(upload_id)) == lock.value
+
+
+async def test_thousands_of_leases_are_renewed_in_one_go(
+    locker: Locker, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_locker, "_BATCH", 7)
+    info = RedisInfoStore(redis)
+    uploads = [Upload(str(uuid4()), 10, None, 1.0, 2.0) for _ in range(20)]
+    for upload in uploads:
+        await info.create(upload)
+    async with locker() as one, AsyncExitStack() as stack:
+        locks = [await stack.enter_async_context(one.hold(upload.id)) for upload in uploads]
+        for upload in uploads[::2]:
+            await redis.set(schema.lock_key(upload.id), f"{ELSEWHERE}:9")
+        await asyncio.gather(*(lock.stop.wait() for lock in locks[::2]))
+        assert not any(lock.stop.is_set() for lock in locks[1::2])
+
+
+async def test_a_message_nobody_understands_stops_nothing(
+    locker: Locker, redis: Redis, upload_id: str
+) -> None:
+    async with locker() as one, one.hold(upload_id) as lock:
+        for text in ("", "nonsense", "stop", "stop  x"):
+            await redis.publish(schema.process_channel(one._process), text)
+        await redis.publish(schema.process_channel(one._process), f"stop {upload_id}")
+        await lock.stop.wait()
+
+
 async def test_a_dead_holder_of_this_host_is_not_waited_for(
     locker: Locker, redis: Redis, upload_id: str
 ) -> None:

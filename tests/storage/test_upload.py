@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.errors import RecordTooNew
 from storage.upload import Upload
 
 uploads = st.builds(
@@ -38,5 +39,5 @@ def test_the_json_gives_back_the_record(upload: Upload) -> None:
 
 def test_a_hash_from_the_future_is_refused_in_a_sentence() -> None:
     fields = Upload("x", 1, None, 1.0, 2.0).to_hash() | {"version": "2"}
-    with pytest.raises(ValueError, match="version 2, this program knows up to 1"):
+    with pytest.raises(RecordTooNew, match="version 2, this program knows up to 1"):
         Upload.from_hash(fields)

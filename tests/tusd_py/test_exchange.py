@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from storage.errors import StorageFull
 from tusd_py import exchange
-from tusd_py.exchange import AsgiExchange, BodyEnd
+from tusd_py.exchange import AsgiExchange, BodyEnd, run_to_the_end
 from tusd_py.protocol import Response
 
 if TYPE_CHECKING:
@@ -115,6 +116,45 @@ async def test_a_stop_ends_a_stalled_body_and_keeps_what_came() -> None:
     stop.set()
     assert await task is BodyEnd.STOPPED
     assert writer.content == b"ab"
+
+
+async def test_a_sender_that_never_pauses_is_stopped_too() -> None:
+    client, writer, stop = Client(*(piece(b"ab") for _ in range(9))), ListWriter(), asyncio.Event()
+    moving = client.exchange(chunk_size=2)
+    assert await moving.move_body(writer, 2, stop) is BodyEnd.MORE
+    stop.set()
+    await asyncio.sleep(0)
+    end = await moving.move_body(writer, 10, stop)
+    while end is BodyEnd.MORE:
+        end = await moving.move_body(writer, 10, stop)
+    assert end is BodyEnd.STOPPED
+    assert writer.offset < 18
+
+
+async def test_a_cancelled_request_waits_for_its_last_system_call() -> None:
+    begun, go_on, order = threading.Event(), threading.Event(), []
+
+    def write() -> None:
+        begun.set()
+        go_on.wait()
+        order.append("written")
+
+    async def request() -> None:
+        try:
+            await run_to_the_end(write)
+        finally:
+            order.append("let go")
+
+    task = asyncio.create_task(request())
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert order == ["written", "let go"]
 
 
 async def test_a_body_that_brings_nothing_stalls() -> None:

@@ -74,6 +74,7 @@ def _run(settings: Settings, sockets: list[socket.socket], url: str) -> None:
     import uvicorn  # noqa: PLC0415  only the server needs it
 
     from tusd_py.app import create_app  # noqa: PLC0415
+    from tusd_py.ingest import BoundedHttpProtocol  # noqa: PLC0415
     from tusd_py.log import configure  # noqa: PLC0415
 
     class Server(uvicorn.Server):
@@ -96,7 +97,7 @@ def _run(settings: Settings, sockets: list[socket.socket], url: str) -> None:
     app: Starlette = create_app(settings)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedHttpProtocol,
         loop="uvloop",
         lifespan="on",
         log_config=None,
