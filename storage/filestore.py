@@ -178,6 +178,10 @@ class FileStore:
         with _journal_needed(upload_id):
             return journal.read(self._journal(upload_id))
 
+    def look(self, upload_id: str) -> Upload:
+        with _disk_errors():
+            return self._read_journal(upload_id).upload
+
     def end_job(self, upload_id: str, ended: Ended) -> None:
         with _disk_errors():
             # A removed upload gets no more lines.

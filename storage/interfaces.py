@@ -92,6 +92,9 @@ class DataStore(Protocol):
             RecordTooNew: a newer version of this program wrote it.
         """
 
+    def look(self, upload_id: str) -> Upload:
+        """Return the record as what lies beside the data has it, cheaply; raise as `recover`."""
+
     def end_job(self, upload_id: str, ended: Ended) -> None:
         """Remember durably how the job ended."""
 

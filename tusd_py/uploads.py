@@ -157,6 +157,13 @@ async def _check_room(uploads: Uploads) -> None:
 
 async def _head(upload_id: str, uploads: Uploads) -> Response:
     upload = await _recovered(upload_id, uploads, lambda: uploads.locker.settled(upload_id))
+    # A Redis that was rolled back would tell an offset below one that was acknowledged.
+    known = await to_thread.run_sync(uploads.data.look, upload_id)
+    if upload.is_behind(known):
+        await uploads.info.raise_to(known)
+        upload = await uploads.locker.settled(upload_id)
+        if upload.is_behind(known):
+            raise RecordBehind(known)
     protocol.admit_head(upload, time.time())
     return protocol.stands_at(upload)
 

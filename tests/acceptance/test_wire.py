@@ -452,9 +452,23 @@ def test_a_redis_that_was_rolled_back_forgets_no_byte(site: Site, tus: Tus) -> N
         assert tus.patch(path, 0, BODY[:400]).status == 204
         client.delete(key)
         client.hset(key, mapping=older)
-    # Whatever it is told first, it is told the truth once it tries to go on.
+        assert tus.offset(path) == 400
+        client.delete(key)
+        client.hset(key, mapping=older)
+    # One that does not ask first is told to try again.
     eventually(lambda: tus.patch(path, 400, BODY[400:]).status == 204 or None, "204")
     assert stored(site, path) == BODY
+
+
+def test_a_redis_that_was_rolled_back_revives_nothing(site: Site, tus: Tus) -> None:
+    path = tus.create(len(BODY))
+    key = f"tusd:upload:{path.rpartition('/')[2]}"
+    with redis.Redis.from_url(site.redis_url) as client:
+        older: dict[bytes, bytes] = client.hgetall(key)
+        assert tus.delete(path).status == 204
+        client.hset(key, mapping=older)
+    assert tus.head(path).status == 410
+    assert tus.patch(path, 0, BODY).status == 410
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def test_what_was_committed_is_recovered(store: FileStore, upload: Upload) -> No
         writer.commit(replace(upload, offset=3, expires_at=9.0))
         writer.write([b"defg"])
     recovered, ended = store.recover(upload.id)
+    assert store.look(upload.id) == recovered
     assert recovered == replace(upload, offset=3, expires_at=9.0)
     assert ended is None
 
@@ -225,7 +226,7 @@ def test_an_id_is_never_made_twice(store: FileStore, upload: Upload) -> None:
 def test_a_removed_upload_stays_removed(store: FileStore, upload: Upload) -> None:
     assert store.publish_result(upload.id, b"{}")
     store.remove(upload.id)
-    for ask in (store.recover, store.read):
+    for ask in (store.recover, store.look, store.read):
         with pytest.raises(UploadGone):
             ask(upload.id)
     with pytest.raises(UploadGone):
