@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Bytes = Annotated[int, Field(gt=0)]
@@ -14,6 +16,11 @@ _CENTURY = 3_153_600_000
 Seconds = Annotated[float, Field(gt=0, le=_CENTURY, allow_inf_nan=False)]
 # -1 stands for "for ever".
 SecondsOrForever = Annotated[int, Field(ge=-1, le=_CENTURY)]
+
+_PUBLIC_URL = re.compile(r"https?://[^/?#@\s\\]+(/[^?#\s\\]*)?")
+_UPLOAD_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
+# What the first part of UPLOAD_PATH may not be: these are the server's own.
+_TAKEN = ("health", "jobs", "process", "ready")
 
 
 class Settings(BaseSettings):
@@ -31,8 +38,12 @@ class Settings(BaseSettings):
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
-    public_url: Annotated[str, Field(pattern="^https?://[^/]+")] | None = None
+    public_url: str | None = None
     """Where clients reach this server, such as https://host/api; unset tells relative addresses."""
+    upload_path: str = "/files/"
+    """Path at which uploads are created and under which they lie."""
+    trusted_proxies: str = "none"
+    """Peers whose forwarding headers count: addresses, networks, unix; none for none."""
     cors_origins: str = "*"
     """Origins whose pages may upload, separated by commas; * for all, none for none."""
     upload_dir: Path = Path("data")
@@ -57,6 +68,8 @@ class Settings(BaseSettings):
     """Do not let finished uploads be downloaded."""
     disable_termination: bool = False
     """Do not let clients remove uploads."""
+    require_video: bool = False
+    """Refuse what is not a video, at its creation or after its first bytes."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 16_777_216
     """Free disk space in bytes that uploads leave; below it the server is not ready."""
     plate_reader: Literal["auto", "rapidocr", "easyocr", "alpr"] = "auto"
@@ -79,3 +92,36 @@ class Settings(BaseSettings):
     """Least severe log line that is written."""
     log_format: Literal["console", "json"] = "console"
     """Log lines for people or for machines."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is not None and not _PUBLIC_URL.fullmatch(value):
+            raise ValueError(f"expected an address such as https://host/api, got {value!r}")
+        return value
+
+    @field_validator("upload_path")
+    @classmethod
+    def _check_upload_path(cls, value: str) -> str:
+        if value == "/" or value.strip("/").partition("/")[0] in _TAKEN:
+            taken = ", ".join(f"/{name}" for name in _TAKEN)
+            raise ValueError(f"expected a path that does not clash with {taken}, got {value!r}")
+        if not _UPLOAD_PATH.fullmatch(value):
+            raise ValueError(f"expected a path such as /files/, got {value!r}")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_trusted_proxies(cls, value: str) -> str:
+        for peer in value.split(",") if value != "none" else ():
+            _check_peer(peer.strip())
+        return value
+
+
+def _check_peer(peer: str) -> None:
+    try:
+        if peer != "unix":
+            ip_network(peer)
+    except ValueError as error:
+        expected = "an address, a network such as 10.0.0.0/8, or unix"
+        raise ValueError(f"expected {expected}, got {peer!r} ({error})") from None
