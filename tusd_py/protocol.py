@@ -44,6 +44,8 @@ ALGORITHMS = ("sha1", "md5", "crc32", "crc32c", "sha256", "sha512", "blake2b")
 # Bytes. Every record and every HEAD carries them.
 _METADATA_MOST = 16 * 1024
 APPEND_TYPE = "application/offset+octet-stream"
+# Beside a creation these are not ours to read: the upload is created without them.
+_IGNORED_TYPES = frozenset(("", "application/x-www-form-urlencoded", "multipart/form-data"))
 _UPLOAD_METHODS = "OPTIONS, GET, HEAD, PATCH, DELETE"
 _CREATION_METHODS = "OPTIONS, POST"
 
@@ -233,8 +235,10 @@ def _parse_create(headers: Headers) -> Create | Concatenate:
     if concat is not None and concat != PARTIAL:
         return _parse_final(concat, metadata or None, headers)
     length = _parse_length(headers)
-    # Any other body is not ours to read (a form, say): it is ignored, the upload is created.
-    body = media_type(headers.one("content-type") or "") == APPEND_TYPE
+    kind = media_type(headers.one("content-type") or "")
+    body = kind == APPEND_TYPE
+    if not body and kind not in _IGNORED_TYPES and _has_body(headers):
+        raise ProtocolError(Code.INVALID_CONTENT_TYPE)
     return Create(
         length,
         metadata or None,
@@ -248,7 +252,7 @@ def _parse_create(headers: Headers) -> Create | Concatenate:
 def _parse_final(concat: str, metadata: str | None, headers: Headers) -> Concatenate:
     if "upload-length" in headers or "upload-defer-length" in headers:
         raise InvalidHeader("upload-concat", "no length beside final", concat)
-    if "transfer-encoding" in headers or _number(headers, "content-length"):
+    if _has_body(headers):
         raise ProtocolError(Code.FINAL_IS_FIXED)
     host = headers.one("host") or ""
     urls = parse_final(concat)
@@ -257,7 +261,10 @@ def _parse_final(concat: str, metadata: str | None, headers: Headers) -> Concate
 
 def _part(url: str, host: str) -> str:
     """Return the id of a partial upload: a path, or an address under the host that was asked."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InvalidHeader("upload-concat", "addresses of uploads", url) from None
     if parts.netloc not in {"", host} or parts.query or parts.fragment:
         raise InvalidHeader("upload-concat", f"uploads of {host}", url)
     upload_id = parts.path.rstrip("/").rpartition("/")[2]
@@ -275,6 +282,10 @@ def _parse_length(headers: Headers) -> int | None:
     if deferred not in {None, "1"}:
         raise InvalidHeader("upload-defer-length", "1", str(deferred))
     return length
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or bool(_number(headers, "content-length"))
 
 
 def _checksum(headers: Headers) -> Checksum | None:

@@ -82,6 +82,8 @@ def code_of(method: str, upload_id: str | None, fields: Mapping[str, str], **mor
                         "content-length": "3"}, Create(5, None, body=True, content_length=3)),
         ("POST", None, {"upload-length": "5", "content-type": "multipart/form-data; boundary=x"},
          Create(5, None, body=False, content_length=None)),
+        ("POST", None, {"upload-length": "5", "content-type": "text/plain", "content-length": "0"},
+         Create(5, None, body=False, content_length=0)),
         ("POST", None, {"upload-length": "5", "upload-concat": "partial"},
          Create(5, None, body=False, content_length=None, partial=True)),
         ("POST", None, {"upload-concat": f"final;/files/{ID} /files/{ID}/", "upload-metadata": "k"},
@@ -124,6 +126,11 @@ def test_a_request_is_read_as_its_action(
         ("PATCH", ID, APPEND | {"content-type": "application/octet-stream"},
          Code.INVALID_CONTENT_TYPE),
         ("PATCH", ID, {"content-type": protocol.APPEND_TYPE}, Code.INVALID_HEADER),
+        ("POST", None, {"upload-length": "5", "content-type": "text/plain", "content-length": "5"},
+         Code.INVALID_CONTENT_TYPE),
+        ("POST", None, {"upload-length": "5", "content-type": "text/plain",
+                        "transfer-encoding": "chunked"}, Code.INVALID_CONTENT_TYPE),
+        ("POST", None, {"upload-concat": "final;http://[/files/x"}, Code.INVALID_HEADER),
         *(
             ("PATCH", ID, APPEND | {"upload-offset": text}, Code.INVALID_HEADER)
             for text in ("-1", "abc", "1.0", "0x0", "1e1", "", "+0", "0,0", "9" * 26)
