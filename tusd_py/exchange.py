@@ -1,6 +1,7 @@
 """One request and its answer, as `uploads.carry_out` sees them: headers in, body moved, response.
 
-`AsgiExchange` works under any ASGI server.
+`AsgiExchange` works under any ASGI server; what only ours can do it finds in the scope's
+extensions, and does without elsewhere.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from anyio import to_thread
 
 from tusd_py.headers import Headers
+from tusd_py.protocol import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from starlette.types import Receive, Scope, Send
 
     from storage.interfaces import Sink
-    from tusd_py.protocol import Response
 
 T = TypeVar("T")
 
@@ -30,6 +31,18 @@ _PULSE = 1.0
 # What is read of a body nobody wants, so that the client sees the answer and not a reset.
 _DRAIN_BYTES = 256 * 1024
 _DRAIN_SECONDS = 1.0
+# How long, and for how much, a body that was told to stop may still end by itself: of two equal
+# requests the one that has nearly arrived is not worth sending again.
+_GRACE_SECONDS = 0.03
+_GRACE_BYTES = 2**20
+# Turns of the event loop in which what the kernel holds already comes through.
+_TURNS = 4
+
+# ASGI extensions of our protocol class (tusd_py.ingest). A message of the name is accepted: a 1xx
+# response; the end of the connection. The third holds the trailer fields as they come.
+INFORMATIONAL = "http.response.informational"
+CUT = "tusd.http.cut"
+TRAILERS = "tusd.http.request.trailers"
 
 
 async def run_to_the_end(step: Callable[..., T], *args: Any) -> T:
@@ -62,6 +75,28 @@ class BodyEnd(Enum):
     STOPPED = auto()
 
 
+class _Grace:
+    """Bound what a body that was told to stop may still bring."""
+
+    def __init__(self, until: float) -> None:
+        """Wait until this time of the loop for what comes, and not at all for too much."""
+        self._until = until
+        self.left = _GRACE_BYTES
+
+    async def wait(self, receiving: asyncio.Task[None]) -> bool:
+        """Tell whether a piece has come in time."""
+        if self.left <= 0:
+            return False
+        remaining = self._until - asyncio.get_running_loop().time()
+        if remaining > 0:
+            await asyncio.wait({receiving}, timeout=remaining)
+        # A busy machine may have slept over it all.
+        for _ in range(_TURNS):
+            if not receiving.done():
+                await asyncio.sleep(0)
+        return receiving.done()
+
+
 class Exchange(Protocol):
     """Give a request's headers, move its body and take its response."""
 
@@ -69,16 +104,34 @@ class Exchange(Protocol):
     def headers(self) -> Headers:
         """The request's header fields."""
 
+    @property
+    def can_trail(self) -> bool:
+        """Tell whether trailer fields of a body can be had here."""
+
+    @property
+    def trailers(self) -> Headers:
+        """The trailer fields of a chunked body, once `move_body` has answered DONE; else none."""
+
     async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         """Move up to `limit` bytes of the body to the sink.
 
         Whatever the answer, every byte taken from the peer was written, and no system call on
         the sink is still running. Errors of the sink come through. A `limit` of 0 finds out
-        whether there is more.
+        whether there is more. A body that is told to stop, but ends within a moment, is DONE.
         """
+
+    async def interim(self, response: Response) -> None:
+        """Send a 1xx response at once, where the server and the peer can; else do nothing."""
 
     async def respond(self, response: Response) -> None:
         """Send the final response; what is left of the body is not waited for."""
+
+    async def cut(self) -> None:
+        """End the connection without an answer, or with a 503 where that cannot be done."""
+
+
+def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
 
 
 class AsgiExchange:
@@ -89,6 +142,8 @@ class AsgiExchange:
     ) -> None:
         """Gather `chunk_size` bytes a write; a body that brings nothing for `stall` s stalls."""
         self.headers = Headers(scope["headers"])
+        self._extensions = scope.get("extensions") or {}
+        self.can_trail = TRAILERS in self._extensions
         self._method = scope["method"]
         self._receive = receive
         self._send = send
@@ -98,6 +153,13 @@ class AsgiExchange:
         self._ended = False
         self._receiving: asyncio.Task[Any] | None = None
         self._end = BodyEnd.DONE
+        self._grace: _Grace | None = None
+        self._responded = False
+
+    @property
+    def trailers(self) -> Headers:
+        whole = self._ended and self._end is BodyEnd.DONE
+        return Headers(self._extensions.get(TRAILERS, ()) if whole else ())
 
     async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
@@ -131,24 +193,36 @@ class AsgiExchange:
         """Wait for the next piece; return why there is none."""
         if self._ended:
             return self._end
-        if stopped.done():
-            # Asked first: a fast sender always has something ready.
-            return BodyEnd.STOPPED
         if self._receiving is None:
             # Kept over calls: a receive that is cancelled could lose what it had in hand.
             self._receiving = asyncio.create_task(self._receive_piece())
-        now = asyncio.get_running_loop().time()
-        timeout = self._stall if pulse is None else max(0.0, pulse - now)
-        await asyncio.wait(
-            {self._receiving, stopped}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        if self._receiving.done():
-            task, self._receiving = self._receiving, None
-            task.result()
-            return None
+        if not stopped.done():
+            now = asyncio.get_running_loop().time()
+            timeout = self._stall if pulse is None else max(0.0, pulse - now)
+            await asyncio.wait(
+                {self._receiving, stopped}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
         if stopped.done():
-            return BodyEnd.STOPPED
+            # Asked first: a fast sender always has something ready.
+            return await self._fill_late(self._receiving)
+        if self._receiving.done():
+            self._take(self._receiving)
+            return None
         return BodyEnd.STALLED if pulse is None else BodyEnd.MORE
+
+    async def _fill_late(self, receiving: asyncio.Task[None]) -> BodyEnd | None:
+        """Take what is there or comes within the grace of a stop."""
+        if self._grace is None:
+            self._grace = _Grace(asyncio.get_running_loop().time() + _GRACE_SECONDS)
+        if not await self._grace.wait(receiving):
+            return BodyEnd.STOPPED
+        self._take(receiving)
+        self._grace.left -= len(self._left)
+        return None
+
+    def _take(self, receiving: asyncio.Task[None]) -> None:
+        self._receiving = None
+        receiving.result()
 
     async def _receive_piece(self) -> None:
         message = await self._receive()
@@ -158,15 +232,33 @@ class AsgiExchange:
         self._left = message.get("body", b"")
         self._ended = not message.get("more_body", False)
 
+    async def interim(self, response: Response) -> None:
+        if INFORMATIONAL not in self._extensions or self._responded or self._is_gone():
+            return
+        raw = _raw(response.headers.items())
+        await self._send({"type": INFORMATIONAL, "status": response.status, "headers": raw})
+
+    async def cut(self) -> None:
+        if CUT not in self._extensions:
+            await self.respond(Response(503, {"Retry-After": "1", "Connection": "close"}))
+            return
+        self._responded = True
+        await self._send({"type": CUT})
+        await self._forget_receive()
+
+    def _is_gone(self) -> bool:
+        return self._ended and self._end is BodyEnd.DISCONNECTED
+
     async def respond(self, response: Response) -> None:
+        self._responded = True
         unread = not self._ended and self._expects_body()
-        headers = [(name.lower(), value) for name, value in response.headers.items()]
+        headers = list(response.headers.items())
         # 204 has no content, and what HEAD would have to name is the length of the upload.
         if response.status != 204 and self._method != "HEAD":  # noqa: PLR2004
             headers.append(("content-length", str(len(response.body))))
-        if unread:
+        if unread and "Connection" not in response.headers:
             headers.append(("connection", "close"))
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+        raw = _raw(headers)
         await self._send({"type": "http.response.start", "status": response.status, "headers": raw})
         if unread:
             await self._send(

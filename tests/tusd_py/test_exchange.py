@@ -51,7 +51,7 @@ class Client:
         for message in messages:
             self.queue.put_nowait(message)
         raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        self.scope = {"type": "http", "method": method, "headers": raw}
+        self.scope: dict[str, Any] = {"type": "http", "method": method, "headers": raw}
 
     async def receive(self) -> Any:
         return await self.queue.get()
@@ -119,16 +119,43 @@ async def test_a_stop_ends_a_stalled_body_and_keeps_what_came() -> None:
 
 
 async def test_a_sender_that_never_pauses_is_stopped_too() -> None:
-    client, writer, stop = Client(*(piece(b"ab") for _ in range(9))), ListWriter(), asyncio.Event()
-    moving = client.exchange(chunk_size=2)
+    client, writer, stop = Client(), ListWriter(), asyncio.Event()
+
+    async def always() -> Any:
+        await asyncio.sleep(0)
+        return piece(b"a" * 65536)
+
+    client.receive = always  # type: ignore[method-assign]
+    moving = client.exchange(chunk_size=65536)
     assert await moving.move_body(writer, 2, stop) is BodyEnd.MORE
     stop.set()
-    await asyncio.sleep(0)
-    end = await moving.move_body(writer, 10, stop)
+    end = BodyEnd.MORE
     while end is BodyEnd.MORE:
-        end = await moving.move_body(writer, 10, stop)
+        end = await moving.move_body(writer, 10**9, stop)
     assert end is BodyEnd.STOPPED
-    assert writer.offset < 18
+
+
+async def test_a_body_that_has_nearly_arrived_when_it_is_told_to_stop_is_taken() -> None:
+    # Wire case R44 and section 2.7: of two equal PATCHes one is taken, however they meet.
+    client, writer, stop = Client(piece(b"ab"), piece(b"cd")), ListWriter(), asyncio.Event()
+    moving = client.exchange()
+    stop.set()
+    assert await moving.move_body(writer, 2, stop) is BodyEnd.MORE
+    asyncio.get_running_loop().call_soon(client.queue.put_nowait, piece(b"e", more=False))
+    assert await moving.move_body(writer, 10, stop) is BodyEnd.DONE
+    assert writer.content == b"abcde"
+
+
+async def test_the_grace_of_a_stop_is_not_begun_anew_by_each_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchange, "_GRACE_SECONDS", 0.1)
+    client, stop = Client(), asyncio.Event()
+    moving = client.exchange()
+    stop.set()
+    assert await moving.move_body(ListWriter(), 10, stop) is BodyEnd.STOPPED
+    monkeypatch.setattr(exchange, "_GRACE_SECONDS", 3600.0)
+    assert await moving.move_body(ListWriter(), 10, stop) is BodyEnd.STOPPED
 
 
 async def test_a_cancelled_request_waits_for_its_last_system_call() -> None:
@@ -217,3 +244,63 @@ async def test_head_names_no_content_length_since_it_would_be_the_uploads() -> N
     client = Client(method="HEAD")
     await client.exchange().respond(Response(200, {"Upload-Offset": "2"}))
     assert start_of(client) == (200, {"upload-offset": "2"})
+
+
+EXTENSIONS: dict[str, Any] = {exchange.INFORMATIONAL: {}, exchange.CUT: {}}
+
+
+async def test_an_interim_response_is_sent_where_the_server_can() -> None:
+    client = Client()
+    client.scope["extensions"] = EXTENSIONS
+    await client.exchange().interim(Response(104, {"Location": "/files/x"}))
+    [sent] = client.sent
+    assert sent == {
+        "type": "http.response.informational",
+        "status": 104,
+        "headers": [(b"location", b"/files/x")],
+    }
+
+
+async def test_no_interim_response_is_sent_by_a_plain_server_nor_after_the_final_one() -> None:
+    plain = Client()
+    await plain.exchange().interim(Response(104))
+    assert plain.sent == []
+    late = Client()
+    late.scope["extensions"] = EXTENSIONS
+    moving = late.exchange()
+    await moving.respond(Response(204))
+    count = len(late.sent)
+    await moving.interim(Response(104))
+    assert len(late.sent) == count
+
+
+async def test_no_interim_response_is_sent_to_a_peer_that_is_gone() -> None:
+    client = Client(GONE)
+    client.scope["extensions"] = EXTENSIONS
+    moving = client.exchange()
+    await moving.move_body(ListWriter(), 10, asyncio.Event())
+    await moving.interim(Response(104))
+    assert client.sent == []
+
+
+async def test_a_cut_is_no_answer_where_the_server_can_and_a_503_elsewhere() -> None:
+    ours, plain = Client(content_length="9"), Client(piece(b"a", more=False), content_length="9")
+    ours.scope["extensions"] = EXTENSIONS
+    await ours.exchange().cut()
+    assert [message["type"] for message in ours.sent] == [exchange.CUT]
+    await plain.exchange().cut()
+    status, headers = start_of(plain)
+    assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+
+
+async def test_trailers_are_there_once_the_body_is_done() -> None:
+    client = Client(piece(b"a"), piece(b"", more=False), transfer_encoding="chunked")
+    client.scope["extensions"] = {exchange.TRAILERS: [(b"upload-checksum", b"sha1 x")]}
+    moving = client.exchange()
+    assert moving.can_trail
+    assert "upload-checksum" not in moving.trailers
+    await moving.move_body(ListWriter(), 10, asyncio.Event())
+    assert moving.trailers.one("upload-checksum") == "sha1 x"
+    plain = Client().exchange()
+    assert not plain.can_trail
+    assert "upload-checksum" not in plain.trailers
