@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 from bisect import bisect_right
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -24,11 +24,12 @@ from storage import journal
 from storage.errors import (
     DiskFailed,
     JournalDamaged,
+    LockLost,
     RecordBehind,
     StorageFull,
     UploadGone,
-    UploadNotFound,
 )
+from storage.journal import Log, needed, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,7 +106,7 @@ class FileStore:
         return final
 
     def open(self, upload: Upload) -> FileWriter:
-        with _disk_errors():
+        with _disk_errors(), ExitStack() as files:
             read = self._read_journal(upload.id)
             # Redis forgot what it gave out: written under this token, it would count for nothing.
             if 0 < read.upload.token == upload.token or upload.is_behind(read.upload):
@@ -113,12 +114,12 @@ class FileStore:
             data = self._take_over(upload, read.boot)
             if data is None:
                 upload, data = self._new_segment(upload)
-            try:
-                log = self._open_journal(upload.id)
-                return FileWriter(upload, data, log, boot=self._boot, reserve=self._reserve)
-            except BaseException:
-                os.close(data)
-                raise
+            files.callback(os.close, data)
+            log = files.enter_context(closing(Log(self._journal(upload.id))))
+            writer = FileWriter(upload, data, log, boot=self._boot, reserve=self._reserve)
+            writer.announce()
+            files.pop_all()
+            return writer
 
     def _take_over(self, upload: Upload, boot: str) -> int | None:
         """Open the last segment, or tell that somebody else may still write it."""
@@ -150,9 +151,6 @@ class FileStore:
                 _lock(fd)
                 return fd, number
 
-    def _open_journal(self, upload_id: str) -> int:
-        return os.open(self._journal(upload_id), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-
     def read(self, upload_id: str) -> BinaryIO:
         with _disk_errors():
             upload = self._read_journal(upload_id).upload
@@ -170,13 +168,15 @@ class FileStore:
         return io.BufferedReader(SegmentReader(paths, [*starts, upload.offset]))
 
     def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:
-        with _disk_errors(), _journal_needed(upload_id):
-            read = journal.parse(self._journal(upload_id).read_bytes())
+        path = self._journal(upload_id)
+        with _disk_errors(), needed(path):
+            read = journal.parse(path.read_bytes())
         return read.upload, read.ended
 
     def _read_journal(self, upload_id: str) -> journal.Journal:
-        with _journal_needed(upload_id):
-            return journal.read(self._journal(upload_id))
+        path = self._journal(upload_id)
+        with needed(path):
+            return journal.read(path)
 
     def look(self, upload_id: str) -> Upload:
         with _disk_errors():
@@ -186,11 +186,8 @@ class FileStore:
         with _disk_errors():
             # A removed upload gets no more lines.
             self._read_journal(upload_id)
-            fd = self._open_journal(upload_id)
-            try:
-                _append(fd, journal.encode("ended", ended.to_json()))
-            finally:
-                os.close(fd)
+            with closing(Log(self._journal(upload_id))) as log:
+                log.append(journal.encode("ended", ended.to_json()))
 
     def remove_bytes(self, upload_id: str) -> None:
         with _disk_errors():
@@ -277,7 +274,8 @@ class FileStore:
 class FileWriter:
     """Write one upload (storage.interfaces.Writer); holds the file's flock while it is open."""
 
-    def __init__(self, upload: Upload, data: int, log: int, *, boot: str, reserve: int) -> None:
+    def __init__(self, upload: Upload, data: int, log: Log, *, boot: str, reserve: int) -> None:
+        """Take over both files; raise JournalDamaged where bytes are missing."""
         self.upload = upload
         self._reserve = reserve
         self._data = data
@@ -288,8 +286,21 @@ class FileWriter:
         self._start = upload.segments[-1][1]
         size = self._start + os.fstat(data).st_size
         if size < upload.offset:
-            os.close(log)
             raise JournalDamaged(f"the record counts {upload.offset} bytes, the files have {size}")
+
+    def announce(self) -> None:
+        """Say in the journal who writes from here on; raise RecordBehind where that is not right.
+
+        It is the check of the token before the first write (a sleeper may have read the journal
+        long ago), and needs no Redis. Lines stand one behind the other: whoever announced itself
+        before this one, or committed what this one does not know of, is seen here. Whoever does so
+        later sees this line, or finds the flock taken.
+        """
+        name = secrets.token_hex(8)
+        read = self._log.append(journal.opened_line(self.upload, self._boot, name))
+        if read is None or (read.writer == name and _extent(read.upload) == _extent(self.upload)):
+            return
+        raise RecordBehind(read.upload)
 
     @property
     def offset(self) -> int:
@@ -312,13 +323,28 @@ class FileWriter:
             if upload.complete:
                 os.ftruncate(self._data, upload.offset - self._start)
             os.fdatasync(self._data)
-            _append(self._log, journal.commit_line(upload, self._boot))
+            read = self._log.append(journal.commit_line(upload, self._boot))
+        # Seen before anybody is told of this commit, which then counts for nothing.
+        if read is not None and read.upload.token > upload.token:
+            raise LockLost("a newer request has opened this upload")
+        self.upload = upload
+
+    def rewind(self) -> None:
+        self._offset = self.upload.offset
+
+    def undisturbed(self) -> bool:
+        with _disk_errors():
+            return self._log.undisturbed()
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            os.close(self._log)
+            self._log.close()
             os.close(self._data)
+
+
+def _extent(upload: Upload) -> tuple[object, ...]:
+    return upload.token, upload.offset, upload.segments
 
 
 def _consume(pending: list[memoryview], count: int) -> None:
@@ -382,7 +408,7 @@ def _create_file(path: Path, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         if content:
-            _write_all(fd, content)
+            write_all(fd, content)
             os.fdatasync(fd)
     except OSError:
         path.unlink()
@@ -391,31 +417,12 @@ def _create_file(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
-def _append(fd: int, line: bytes) -> None:
-    _write_all(fd, line)
-    os.fdatasync(fd)
-
-
-def _write_all(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-@contextmanager
-def _journal_needed(upload_id: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise UploadNotFound(f"there is no upload {upload_id}") from None
 
 
 @contextmanager

@@ -31,13 +31,23 @@ class Writer(Sink, Protocol):
 
     @property
     def upload(self) -> Upload:
-        """The record as it was opened, with the segment that is written."""
+        """The record as it was opened, with the segment that is written, or committed last."""
 
     def commit(self, upload: Upload) -> None:
         """Bring data, then journal, to stable storage: `upload` is what is true from here on.
 
         Its offset is at most `offset` here; when it is complete the file is cut to it.
+
+        Raises:
+            LockLost: somebody has opened it under a newer token; nobody may be told of this.
+            UploadGone: it was removed.
         """
+
+    def rewind(self) -> None:
+        """Go back to what was committed: `offset` is that of `upload` again."""
+
+    def undisturbed(self) -> bool:
+        """Tell cheaply whether nobody else has opened, changed or removed it since."""
 
     def close(self) -> None:
         """Let go of the files; idempotent. What was not committed may be lost."""
@@ -64,7 +74,7 @@ class DataStore(Protocol):
         """
 
     def open(self, upload: Upload) -> Writer:
-        """Open for writing at `upload.offset` under `upload.token`.
+        """Open for writing at `upload.offset` under `upload.token`, which is remembered durably.
 
         A holder that lost its lock, and may only be asleep, can never reach what is written from
         here on: where it still has the last segment a new one begins.

@@ -6,21 +6,27 @@ which works on a full disk and outranks every later line. Then one line an entry
 that was torn, or that decayed, is skipped and takes no other with it. Each says all that is then
 true, so the last sound one of the highest token is enough; a holder whose token was overtaken
 writes hardly a line more, so that one stands near the end.
+
+`opened` stands before the first byte that a writer writes, and bears a name of its own. It makes a
+token known that Redis may forget; of two writers with the same token the one that stands first is
+right. It may come late, from a writer that slept: so it raises the token, but lowers nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from storage.errors import JournalDamaged, UploadGone
+from storage.errors import JournalDamaged, UploadGone, UploadNotFound
 from storage.job import Ended
 from storage.upload import Upload
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _LIVE = b"L\n"
@@ -33,12 +39,14 @@ _TAIL = 8192
 class Journal:
     """Hold what a journal says: the record, how the job ended, and under which boot it was written.
 
-    A lock on a file holds only against processes of the same boot of the same machine.
+    A lock on a file holds only against processes of the same boot of the same machine. `writer` is
+    the name of the last one that opened the upload rightly; none has where it is empty.
     """
 
     upload: Upload
     ended: Ended | None
     boot: str
+    writer: str = ""
 
 
 def encode(*entry: Any) -> bytes:
@@ -59,15 +67,32 @@ def parse(raw: bytes) -> Journal:
     entries = [entry for line in raw.split(b"\n")[1:] if (entry := _entry(line))]
     if raw[:2] != _LIVE or not entries or entries[0][0] != "upload":
         raise JournalDamaged("the journal of this upload has no readable first line")
-    upload, boot = Upload.from_json(entries[0][1]), entries[0][2]
-    ended = None
+    read = Journal(Upload.from_json(entries[0][1]), None, entries[0][2])
     for name, *values in entries[1:]:
-        if name == "ended":
-            ended = Ended.from_json(values[0])
-        # Of two holders the one with the higher token is right, whoever wrote last.
-        elif values[0] >= upload.token:
-            upload, boot = _apply(upload, name, values), values[-1]
-    return Journal(upload, ended, boot)
+        read = _follow(read, name, values)
+    return read
+
+
+def _follow(read: Journal, name: str, values: list[Any]) -> Journal:
+    if name == "ended":
+        return replace(read, ended=Ended.from_json(values[0]))
+    # Of two holders the one with the higher token is right, whoever wrote last.
+    if values[0] < read.upload.token:
+        return read
+    if name == "opened":
+        return _open(read, values)
+    return replace(read, upload=_apply(read.upload, values, name == "complete"), boot=values[-1])
+
+
+def _open(read: Journal, values: list[Any]) -> Journal:
+    *values, writer = values
+    if values[0] == read.upload.token and read.writer:
+        return read
+    opened = _apply(read.upload, values, read.upload.complete)
+    if opened.offset < read.upload.offset:
+        # From before what was committed meanwhile. Its token may not be given out again.
+        return replace(read, upload=replace(read.upload, token=opened.token))
+    return replace(read, upload=opened, boot=values[-1], writer=writer)
 
 
 def read(path: Path) -> Journal:
@@ -95,12 +120,20 @@ def _says_all(line: bytes) -> bool:
 
 def commit_line(upload: Upload, boot: str) -> bytes:
     """Build the line that says how far an upload is."""
-    name = "complete" if upload.complete else "offset"
+    return encode("complete" if upload.complete else "offset", *_state(upload, boot))
+
+
+def opened_line(upload: Upload, boot: str, writer: str) -> bytes:
+    """Build the line that a writer of that name puts before everything it does."""
+    return encode("opened", *_state(upload, boot), writer)
+
+
+def _state(upload: Upload, boot: str) -> tuple[Any, ...]:
     where = (upload.token, upload.offset, upload.length, upload.expires_at)
-    return encode(name, *where, upload.segments, boot)
+    return (*where, upload.segments, boot)
 
 
-def _apply(upload: Upload, name: str, values: list[Any]) -> Upload:
+def _apply(upload: Upload, values: list[Any], complete: bool) -> Upload:  # noqa: FBT001  a field
     token, offset, length, expires_at, segments, _ = values
     return replace(
         upload,
@@ -109,7 +142,7 @@ def _apply(upload: Upload, name: str, values: list[Any]) -> Upload:
         length=length,
         expires_at=expires_at,
         segments=tuple((number, start) for number, start in segments),
-        complete=name == "complete",
+        complete=complete,
     )
 
 
@@ -129,3 +162,58 @@ def bury(path: Path) -> None:
         os.fdatasync(fd)
     finally:
         os.close(fd)
+
+
+class Log:
+    """Append to one upload's journal, and notice when somebody else has.
+
+    Every method blocks and raises OSError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open it; raise UploadNotFound."""
+        self._path = path
+        with needed(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        self._size = -1
+
+    def append(self, line: bytes) -> Journal | None:
+        """Bring a line to stable storage; return what all of it says if it is not the only new one.
+
+        Raises as `parse`, and UploadNotFound.
+        """
+        expected = self._size + len(line)
+        write_all(self._fd, line)
+        os.fdatasync(self._fd)
+        self._size = os.fstat(self._fd).st_size
+        if self._size == expected and self._is_live():
+            return None
+        with needed(self._path):
+            return read(self._path)
+
+    def undisturbed(self) -> bool:
+        """Tell whether nobody has appended to it since, removed it or marked it as deleted."""
+        stat = os.fstat(self._fd)
+        return stat.st_size == self._size and stat.st_nlink > 0 and self._is_live()
+
+    def _is_live(self) -> bool:
+        return os.pread(self._fd, len(_LIVE), 0) == _LIVE
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def write_all(fd: int, content: bytes) -> None:
+    """Write all of it where the descriptor stands."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+@contextmanager
+def needed(path: Path) -> Iterator[None]:
+    """Raise UploadNotFound where the journal at `path` is missing."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UploadNotFound(f"there is no upload {path.stem}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from io import SEEK_END, BufferedReader
 from pathlib import Path
@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from storage.errors import (
     DiskFailed,
     JournalDamaged,
+    LockLost,
     RecordBehind,
     StorageFull,
     UploadGone,
     UploadNotFound,
 )
-from storage.filestore import FileStore, SegmentReader
+from storage.filestore import FileStore, FileWriter, SegmentReader
 from storage.job import Ended, JobState
 from storage.upload import Upload
 
@@ -114,7 +115,8 @@ def test_a_writer_that_only_sleeps_never_reaches_what_its_successor_writes(
         newcomer.commit(taken)
         # It wakes, and writes on where it was.
         sleeper.write([b"XXXXXXX"])
-        sleeper.commit(replace(upload, offset=10, complete=True))
+        with pytest.raises(LockLost):
+            sleeper.commit(replace(upload, offset=10, complete=True))
         newcomer.close()
     assert store.recover(upload.id)[0] == taken
     assert taken.segments == ((0, 0), (1, 3))
@@ -127,6 +129,109 @@ def test_a_writer_that_only_sleeps_never_reaches_what_its_successor_writes(
         assert file.read() == b"abcdefghij"
     store.purge(upload.id)
     assert [path.name for path in directory.iterdir()] == ["results"]
+
+
+def test_no_token_is_used_twice_though_redis_forgot_that_it_gave_it_out(
+    store: FileStore, upload: Upload
+) -> None:
+    with closing(store.open(replace(upload, token=5))) as writer:
+        # Redis is emptied now, and gets the record back as the journal has it.
+        rebuilt, _ = store.recover(upload.id)
+        assert rebuilt.token == 5
+        with pytest.raises(RecordBehind):
+            store.open(replace(rebuilt, token=5))
+        writer.write([b"abc"])
+        writer.commit(replace(writer.upload, offset=3))
+    assert store.recover(upload.id)[0].offset == 3
+
+
+# A sleeper holds token 5. With Redis emptied meanwhile a newcomer may get any.
+@pytest.mark.parametrize("token", [4, 5, 6])
+def test_a_sleeper_that_read_the_journal_long_ago_does_not_write(
+    store: FileStore, upload: Upload, monkeypatch: pytest.MonkeyPatch, token: int
+) -> None:
+    take_over = store._take_over
+
+    def sleep(asked: Upload, boot: str) -> int | None:
+        monkeypatch.undo()
+        with closing(store.open(replace(upload, token=token))) as newcomer:
+            newcomer.write([b"abc"])
+            newcomer.commit(replace(newcomer.upload, offset=3))
+        return take_over(asked, boot)
+
+    monkeypatch.setattr(store, "_take_over", sleep)
+    with pytest.raises(RecordBehind, match="3 bytes are here"):
+        store.open(replace(upload, token=5))
+    recovered, _ = store.recover(upload.id)
+    assert (recovered.offset, recovered.token) == (3, max(token, 5))
+
+
+@pytest.mark.parametrize("token", [4, 5, 6])
+@pytest.mark.parametrize("written", [0, 3])
+def test_a_sleeper_that_has_taken_the_file_and_its_successor_never_both_count(
+    store: FileStore, upload: Upload, monkeypatch: pytest.MonkeyPatch, token: int, written: int
+) -> None:
+    announce = FileWriter.announce
+    opened: list[FileWriter] = []
+
+    def sleep(sleeper: FileWriter) -> None:
+        monkeypatch.undo()
+        newcomer = store.open(replace(upload, token=token))
+        opened.append(newcomer)
+        newcomer.write([b"abc"[:written]])
+        newcomer.commit(replace(newcomer.upload, offset=written))
+        announce(sleeper)
+
+    monkeypatch.setattr(FileWriter, "announce", sleep)
+    with suppress(RecordBehind):
+        opened.append(store.open(replace(upload, token=5)))
+    # Both may have to begin anew; but what was acknowledged of one is there.
+    acknowledged = [opened[0].upload]
+    for writer in opened:
+        with suppress(LockLost), closing(writer):
+            writer.write([b"defg"])
+            writer.commit(replace(writer.upload, offset=writer.offset))
+            acknowledged.append(writer.upload)
+    assert len(acknowledged) <= 2
+    assert store.recover(upload.id)[0] == replace(acknowledged[-1], token=max(token, 5))
+
+
+def test_what_was_removed_meanwhile_takes_no_commit(store: FileStore, upload: Upload) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abc"])
+        store.remove(upload.id)
+        with pytest.raises(UploadGone):
+            writer.commit(replace(upload, offset=3))
+
+
+def test_a_writer_that_is_rewound_writes_over_what_it_did_not_commit(
+    store: FileStore, upload: Upload
+) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abc"])
+        writer.commit(replace(writer.upload, offset=3))
+        writer.write([b"XXXXXXX"])
+        writer.rewind()
+        assert writer.offset == writer.upload.offset == 3
+        writer.write([b"defghij"])
+        writer.commit(replace(writer.upload, offset=10, complete=True))
+    with store.read(upload.id) as file:
+        assert file.read() == b"abcdefghij"
+
+
+@pytest.mark.parametrize("deed", ["open", "remove", "purge"])
+def test_a_writer_sees_that_somebody_else_was_at_its_upload(
+    store: FileStore, upload: Upload, deed: str
+) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"abc"])
+        writer.commit(replace(writer.upload, offset=3))
+        assert writer.undisturbed()
+        if deed == "open":
+            store.open(replace(upload, offset=3, token=2)).close()
+        else:
+            getattr(store, deed)(upload.id)
+        assert not writer.undisturbed()
 
 
 def test_a_segment_in_which_nothing_was_counted_is_none(store: FileStore, upload: Upload) -> None:

@@ -52,11 +52,35 @@ def test_segments_and_boot_are_those_of_the_line_that_counts() -> None:
     upload = replace(UPLOAD, offset=60, token=1, segments=((0, 0), (2, 40)))
     raw = lines() + journal.commit_line(upload, "another boot")
     assert journal.parse(raw) == journal.Journal(upload, None, "another boot")
+    raw += journal.opened_line(replace(upload, token=2), "a third", "writer")
+    assert journal.parse(raw).boot == "a third"
 
 
 def test_a_late_line_of_an_older_token_counts_for_nothing() -> None:
     read = journal.parse(lines(line("offset", 5, 60, 3000.0), line("offset", 4, 99, 9000.0)))
     assert (read.upload.offset, read.upload.token) == (60, 5)
+
+
+def opened(token: int, offset: int, writer: str) -> tuple[object, ...]:
+    return *line("opened", token, offset, 3000.0), writer
+
+
+def test_of_two_writers_with_one_token_the_first_is_right() -> None:
+    read = journal.parse(lines(opened(5, 0, "one"), opened(5, 0, "two")))
+    assert (read.upload.token, read.writer) == (5, "one")
+    read = journal.parse(lines(opened(5, 0, "one"), opened(6, 0, "two")))
+    assert (read.upload.token, read.writer) == (6, "two")
+
+
+def test_a_writer_that_announces_itself_late_raises_the_token_and_lowers_nothing() -> None:
+    read = journal.parse(
+        lines(opened(4, 0, "one"), line("offset", 4, 60, 9.0), opened(5, 0, "two"))
+    )
+    assert (read.upload.token, read.upload.offset, read.writer) == (5, 60, "one")
+    read = journal.parse(
+        lines(opened(4, 0, "one"), line("complete", 4, 100, 9.0), opened(5, 0, "x"))
+    )
+    assert read.upload.complete
 
 
 def test_the_end_of_the_job_is_remembered_with_its_reason() -> None:
