@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import secrets
+import sys
 from bisect import bisect_right
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
@@ -28,8 +29,10 @@ from storage.errors import (
     RecordBehind,
     StorageFull,
     UploadGone,
+    UploadNotFound,
 )
 from storage.journal import Log, needed, write_all
+from storage.upload import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,36 +77,72 @@ class FileStore:
     def create(self, upload: Upload) -> None:
         with _disk_errors():
             data = self._segment(upload.id, 0)
-            _create_file(data, b"")
+            # The files of a final one are its parts'.
+            if not upload.final:
+                _create_file(data, b"")
             try:
                 _create_file(self._journal(upload.id), journal.first_lines(upload, self._boot))
             except OSError:
-                data.unlink()
+                data.unlink(missing_ok=True)
                 raise
             _sync_directory(self._directory)
 
-    def concatenate(self, final: Upload, parts: Sequence[Upload]) -> Upload:
-        segments: list[tuple[int, int]] = []
-        offset = 0
+    def assemble(self, final_id: str, most: int) -> Upload:
         with _disk_errors():
-            try:
-                for part in parts:
-                    for number, start in part.segments:
-                        target = self._segment(final.id, len(segments))
-                        os.link(self._segment(part.id, number), target)
-                        segments.append((len(segments), offset + start))
-                    offset += part.offset
-                final = replace(final, offset=offset, length=offset, segments=tuple(segments))
-                lines = journal.first_lines(final, self._boot)
-                _create_file(self._journal(final.id), lines)
-            except FileNotFoundError:
-                self.remove_bytes(final.id)
-                raise UploadGone("the bytes of a part were removed") from None
-            except OSError:
-                self.remove_bytes(final.id)
-                raise
-            _sync_directory(self._directory)
+            read = self._read_journal(final_id)
+            if read.upload.complete:
+                return read.upload
+            linked = {**read.linked, **self._link_parts(read)}
+            if sum(linked[part].length for part in read.upload.parts if part in linked) > most:
+                raise UploadGone(f"the parts of this upload are more than {most} bytes")
+            final, lines = read.upload, b""
+            if len(linked) == len(set(final.parts)):
+                final = final.joined(linked)
+                lines = journal.commit_line(final, self._boot)
+            elif new := linked.keys() - read.linked.keys():
+                lines = b"".join(journal.linked_line(part, linked[part]) for part in new)
+            if lines:
+                self._remember(final_id, lines)
         return final
+
+    def _link_parts(self, final: journal.Journal) -> dict[str, Part]:
+        """Give a final upload the bytes of those parts that are complete by now."""
+        parts = list(dict.fromkeys(final.upload.parts))
+        found: dict[str, Part] = {}
+        for index, part_id in enumerate(parts):
+            if part_id in final.linked:
+                continue
+            part = self._part(part_id)
+            if part.complete:
+                self._link(part, final.upload.id, range(index, sys.maxsize, len(parts)))
+                found[part_id] = Part(part.offset, tuple(start for _, start in part.segments))
+        return found
+
+    def _part(self, part_id: str) -> Upload:
+        try:
+            return self._read_journal(part_id).upload
+        except (UploadGone, UploadNotFound):
+            raise UploadGone(f"the part {part_id} was removed before it was complete") from None
+
+    def _link(self, part: Upload, final_id: str, numbers: Sequence[int]) -> None:
+        for number, (source, _) in zip(numbers, part.segments, strict=False):
+            # The name says which file it is: whoever comes second finds the same one there.
+            with suppress(FileExistsError):
+                try:
+                    os.link(self._segment(part.id, source), self._segment(final_id, number))
+                except FileNotFoundError:
+                    raise UploadGone(f"the bytes of the part {part.id} were removed") from None
+
+    def _remember(self, final_id: str, lines: bytes) -> None:
+        """Bring new links, then what the journal shall say of them, to stable storage."""
+        _sync_directory(self._directory)
+        try:
+            with closing(Log(self._journal(final_id))) as log:
+                log.append(lines)
+        except UploadGone:
+            # Removal buries the journal before it looks for files: one of the two sees the other.
+            self.remove_bytes(final_id)
+            raise
 
     def open(self, upload: Upload) -> FileWriter:
         with _disk_errors(), ExitStack() as files:
@@ -180,7 +219,17 @@ class FileStore:
 
     def look(self, upload_id: str) -> Upload:
         with _disk_errors():
-            return self._read_journal(upload_id).upload
+            read = self._read_journal(upload_id)
+            return self._measured(read) if read.upload.waiting else read.upload
+
+    def _measured(self, final: journal.Journal) -> Upload:
+        """Say how long a final upload will be, once that is known of all its parts."""
+        unlinked = {part for part in final.upload.parts if part not in final.linked}
+        lengths: dict[str, int | None] = {part: self._part(part).length for part in unlinked}
+        lengths |= {part: linked.length for part, linked in final.linked.items()}
+        known = [lengths[part] for part in final.upload.parts]
+        length = None if None in known else sum(one for one in known if one is not None)
+        return replace(final.upload, length=length)
 
     def end_job(self, upload_id: str, ended: Ended) -> None:
         with _disk_errors():
@@ -207,8 +256,7 @@ class FileStore:
     def expire(self, upload_id: str, before: float) -> bool:
         with _disk_errors(), ExitStack() as held:
             upload = self._read_journal(upload_id).upload
-            finished = upload.complete and not upload.partial
-            if finished or upload.expires_at >= before:
+            if not upload.perishable or upload.expires_at >= before:
                 return False
             for path in self._segments(upload_id):
                 file = held.enter_context(path.open("rb"))
@@ -257,8 +305,14 @@ class FileStore:
         return disk.f_bavail * disk.f_frsize
 
     def _segments(self, upload_id: str) -> list[Path]:
-        first = self._segment(upload_id, 0)
-        later = (self._segment(upload_id, number) for number in itertools.count(1))
+        """List the files of an upload, each part's in the order in which they are made."""
+        created = journal.created(self._journal(upload_id))
+        step = len(set(created.parts)) if created and created.final else 1
+        return [path for first in range(step) for path in self._every(upload_id, first, step)]
+
+    def _every(self, upload_id: str, number: int, step: int) -> list[Path]:
+        first = self._segment(upload_id, number)
+        later = (self._segment(upload_id, one) for one in itertools.count(number + step, step))
         return [*([first] if first.exists() else []), *takewhile(Path.exists, later)]
 
     def _segment(self, upload_id: str, number: int) -> Path:

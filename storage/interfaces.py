@@ -61,16 +61,21 @@ class DataStore(Protocol):
     """
 
     def create(self, upload: Upload) -> None:
-        """Create the upload durably: it survives a power cut from here on."""
+        """Create the upload durably: it survives a power cut from here on.
 
-    def concatenate(self, final: Upload, parts: Sequence[Upload]) -> Upload:
-        """Create an upload durably that is complete from the start; return it as it then stands.
+        A final one has no bytes before it is assembled.
+        """
 
-        Its bytes are those of `parts`, complete ones, one behind the other; nothing is copied, and
-        removing a part takes nothing away.
+    def assemble(self, final_id: str, most: int) -> Upload:
+        """Give a final upload the bytes of its parts as far as they are complete; idempotent.
+
+        Return it as it then stands: complete with the last of its parts. Nothing is copied, and
+        removing a part takes nothing away from here on. Many may do it at once.
 
         Raises:
-            UploadGone: the bytes of a part were removed.
+            UploadNotFound: there is no such upload.
+            UploadGone: it was removed, or it can never be complete: a part was removed before it
+                was, or they are more than `most` bytes.
         """
 
     def open(self, upload: Upload) -> Writer:
@@ -103,7 +108,10 @@ class DataStore(Protocol):
         """
 
     def look(self, upload_id: str) -> Upload:
-        """Return the record as what lies beside the data has it, cheaply; raise as `recover`."""
+        """Return the record as what lies beside the data has it, cheaply; raise as `recover`.
+
+        A final upload that waits for parts is gone with them, and has a length when all of them do.
+        """
 
     def end_job(self, upload_id: str, ended: Ended) -> None:
         """Remember durably how the job ended."""
@@ -118,7 +126,7 @@ class DataStore(Protocol):
         """
 
     def expire(self, upload_id: str, before: float) -> bool:
-        """Remove an unfinished or partial upload that nobody has open; tell whether it was.
+        """Remove a perishable upload that nobody has open; tell whether it was.
 
         Only one that expired before that time, by its own word: no other store is asked.
         """
@@ -165,6 +173,9 @@ class InfoStore(Protocol):
 
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         """Remove the record; its job is cancelled. Raises as `commit`."""
+
+    async def finals(self, part_id: str) -> Sequence[str]:
+        """Return the final uploads of this part that wait, for it or for another one of theirs."""
 
     async def find(self, upload_id: str) -> Upload | None:
         """Return the record as it stands, whoever writes it, or None; raise RecordTooNew."""

@@ -17,16 +17,16 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from storage.errors import JournalDamaged, UploadGone, UploadNotFound
 from storage.job import Ended
-from storage.upload import Upload
+from storage.upload import Part, Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 _LIVE = b"L\n"
@@ -40,13 +40,15 @@ class Journal:
     """Hold what a journal says: the record, how the job ended, and under which boot it was written.
 
     A lock on a file holds only against processes of the same boot of the same machine. `writer` is
-    the name of the last one that opened the upload rightly; none has where it is empty.
+    the name of the last one that opened the upload rightly; none has where it is empty. `linked`
+    are the parts, by their ids, whose bytes a final upload has already.
     """
 
     upload: Upload
     ended: Ended | None
     boot: str
     writer: str = ""
+    linked: Mapping[str, Part] = field(default_factory=dict)
 
 
 def encode(*entry: Any) -> bytes:
@@ -73,9 +75,25 @@ def parse(raw: bytes) -> Journal:
     return read
 
 
+def created(path: Path) -> Upload | None:
+    """Return the record as it was created, be the upload removed by now; None: it is unreadable."""
+    try:
+        with path.open("rb") as file:
+            # The mark, the line feed that begins the first line, and that line.
+            _, _, line = file.readline(), file.readline(), file.readline()
+    except FileNotFoundError:
+        return None
+    entry = _entry(line.rstrip(b"\n"))
+    return Upload.from_json(entry[1]) if entry and entry[0] == "upload" else None
+
+
 def _follow(read: Journal, name: str, values: list[Any]) -> Journal:
     if name == "ended":
         return replace(read, ended=Ended.from_json(values[0]))
+    # True for ever, whoever wrote it: a finished part does not change.
+    if name == "linked":
+        part_id, length, starts = values
+        return replace(read, linked={**read.linked, part_id: Part(length, tuple(starts))})
     # Of two holders the one with the higher token is right, whoever wrote last.
     if values[0] < read.upload.token:
         return read
@@ -131,6 +149,11 @@ def opened_line(upload: Upload, boot: str, writer: str) -> bytes:
 def _state(upload: Upload, boot: str) -> tuple[Any, ...]:
     where = (upload.token, upload.offset, upload.length, upload.expires_at)
     return (*where, upload.segments, boot)
+
+
+def linked_line(part_id: str, part: Part) -> bytes:
+    """Build the line that says that a final upload has the bytes of a part."""
+    return encode("linked", part_id, part.length, part.starts)
 
 
 def _apply(upload: Upload, values: list[Any], complete: bool) -> Upload:  # noqa: FBT001  a field

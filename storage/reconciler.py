@@ -149,10 +149,18 @@ class Reconciler:
             return self._drop(upload_id)
         except UploadNotFound:
             return False
+        if upload.waiting:
+            return self._wait_on(upload, ended)
         stored = self._store(upload, ended)
         raised = not stored and self._raise(upload)
         ends = upload.complete and not upload.partial and self._end(upload_id, ended)
         return stored or raised or ends
+
+    @redis_errors()
+    def _wait_on(self, final: Upload, ended: Ended | None) -> bool:
+        """Let the drain look whether a final upload still has to wait for its parts."""
+        self._redis.zadd(schema.OUTBOX, {final.id: time.time()})
+        return self._store(final, ended)
 
     @redis_errors()
     def _store(self, upload: Upload, ended: Ended | None) -> bool:

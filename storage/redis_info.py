@@ -50,9 +50,16 @@ class RedisInfoStore:
         _check(await call(self._redis, schema.COMMIT, *schema.commit(upload, time.time(), speed)))
 
     async def terminate(self, upload: Upload, forget_at: float) -> None:
-        keys = (*schema.pair(upload.id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
-        args = (upload.id, upload.token, time.time(), int(forget_at))
-        _check(await call(self._redis, schema.TERMINATE, keys, args))
+        built = schema.terminate(upload.id, upload.token, time.time(), forget_at)
+        _check(await call(self._redis, schema.TERMINATE, *built))
+
+    async def finals(self, part_id: str) -> Sequence[str]:
+        try:
+            # redis-py's types cannot say that it decodes.
+            found: Any = await self._redis.smembers(schema.finals_key(part_id))
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+        return sorted(found)
 
     async def raise_to(self, upload: Upload) -> bool:
         answer = await call(self._redis, schema.RAISE, *schema.raise_to(upload, time.time()))

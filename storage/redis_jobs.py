@@ -7,6 +7,7 @@ completed whatever Redis says. So a job may run twice (rule 5), but it ends once
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -15,6 +16,7 @@ import structlog
 
 from storage import redis_schema as schema
 from storage.errors import DiskFailed, StorageError, StorageFull, UploadGone, UploadNotFound
+from storage.finals import Finals
 from storage.job import Ended, JobState
 from storage.reconciler import Reconciler
 from storage.redis_sync import call, clients, redis_errors
@@ -68,19 +70,29 @@ class JobSettings(Protocol):
     def keep_failed_seconds(self) -> int: ...
     @property
     def result_ttl_seconds(self) -> float: ...
+    @property
+    def max_file_size(self) -> int: ...
 
 
 class RedisJobs:
     """Move jobs on; every method blocks, may be called by many at once, and raises StorageError."""
 
-    def __init__(self, redis: Redis, queue: RqQueue, data: DataStore, retention: Retention) -> None:
-        """Use a client that decodes responses."""
+    def __init__(
+        self,
+        redis: Redis,
+        queue: RqQueue,
+        data: DataStore,
+        retention: Retention,
+        max_size: int = sys.maxsize,
+    ) -> None:
+        """Use a client that decodes responses; an upload has at most `max_size` bytes."""
         # redis-py's types cannot say that it decodes.
         self._redis: Any = redis
         self._rq = queue
         self._data = data
         self._retention = retention
-        self._sweeper = Sweeper(redis, queue, data, retention)
+        self._finals = Finals(redis, data, max_size, retention.result_ttl)
+        self._sweeper = Sweeper(redis, queue, data, retention, self._finals)
         self._reconciler = Reconciler(redis, queue, data, self._sweeper, self)
 
     @classmethod
@@ -95,7 +107,7 @@ class RedisJobs:
             keep_failed=settings.keep_failed_seconds,
             result_ttl=settings.result_ttl_seconds,
         )
-        return cls(text, queue, data, retention)
+        return cls(text, queue, data, retention, settings.max_file_size)
 
     @property
     def queue(self) -> RqQueue:
@@ -111,13 +123,20 @@ class RedisJobs:
 
     @redis_errors()
     def drain(self) -> int:
-        """Hand what is in the outbox to RQ; return how many jobs are new there."""
+        """Hand what is in the outbox to RQ; return how many jobs are new there.
+
+        A final upload in it that waits for parts is assembled as far as it can be.
+        """
         count = 0
-        while ids := self._redis.zrange(schema.OUTBOX, 0, _BATCH - 1):
+        while found := self._redis.zrange(schema.OUTBOX, 0, _BATCH - 1, withscores=True):
+            ids = [upload_id for upload_id, _ in found]
+            # One that is complete with this enters the outbox anew.
+            self._finals.assemble(ids)
             active = self.active(ids)
             count += sum(self._rq.enqueue(upload_id) for upload_id in ids if upload_id in active)
             # Dying before this, it is enqueued again: RQ knows it by its id.
-            self._redis.zrem(schema.OUTBOX, *ids)
+            entries = [value for pair in found for value in pair]
+            call(self._redis, schema.DRAINED, (schema.OUTBOX,), entries)
         return count
 
     @redis_errors()

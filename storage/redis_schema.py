@@ -2,7 +2,9 @@
 
 The upload hash holds the fields of `storage.upload.Upload`; the job hash those of
 `storage.job.Job`. A lock is a string `{process}:{token}` with a time to live; `waiting` names the
-processes that want it. Every script that changes a job publishes on the job's key.
+processes that want it. `tusd:finals:{part}` is the set of the final uploads that wait, for this
+part or another one of theirs; scripts make its name themselves. Every script that changes a job
+publishes on the job's key.
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ def waiting_key(upload_id: str) -> str:
     return f"tusd:waiting:{upload_id}"
 
 
+def finals_key(part_id: str) -> str:
+    return f"tusd:finals:{part_id}"
+
+
 def process_channel(process: str) -> str:
     """Name the channel on which one process hears `stop {id}` and `released {id}`."""
     return f"tusd:process:{process}"
@@ -66,20 +72,40 @@ class Script:
         object.__setattr__(self, "sha", digest)
 
 
+# What waits for a part is looked at when the part is complete, and when it is gone.
+_WAKE = """
+local function wake(part, outbox, now)
+  for _, final in ipairs(redis.call('SMEMBERS', 'tusd:finals:' .. part)) do
+    redis.call('ZADD', outbox, now, final)
+  end
+end
+"""
+
 # KEYS upload job expiring jobs outbox
-# ARGV id created_at due state number_of_job_parts, the fields of the job, those of the record
-STORE = Script("""
+# ARGV id created_at due state how_many_of_job how_many_parts, the fields of the job, the ids of the
+# parts that it waits for, the fields of the record
+STORE = Script(
+    _WAKE
+    + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-local last = 5 + tonumber(ARGV[5])
-redis.call('HSET', KEYS[1], unpack(ARGV, last + 1))
+local job = 6 + tonumber(ARGV[5])
+local parts = job + tonumber(ARGV[6])
+redis.call('HSET', KEYS[1], unpack(ARGV, parts + 1))
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
-if last > 5 and redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('HSET', KEYS[2], unpack(ARGV, 6, last))
+if job > 6 and redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('HSET', KEYS[2], unpack(ARGV, 7, job))
   redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 end
-if ARGV[4] == 'pending' then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1]) end
+for at = job + 1, parts do
+  redis.call('SADD', 'tusd:finals:' .. ARGV[at], ARGV[1])
+end
+if ARGV[4] == 'pending' or parts > job then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1]) end
+if ARGV[4] == 'partial' and redis.call('HGET', KEYS[1], 'complete') == '1' then
+  wake(ARGV[1], KEYS[5], ARGV[2])
+end
 return 1
-""")
+"""
+)
 
 
 def store(upload: Upload, ended: Ended | None, now: float) -> tuple[list[str], list[str]]:
@@ -99,8 +125,9 @@ def store(upload: Upload, ended: Ended | None, now: float) -> tuple[list[str], l
     parts = [] if upload.partial else _parts({"state": state.value} | job)
     keys = [*pair(upload.id), EXPIRING, JOBS, OUTBOX]
     shown = "partial" if upload.partial else state.value
-    args = [upload.id, str(upload.created_at), str(due), shown, str(len(parts))]
-    return keys, [*args, *parts, *_parts(upload.to_hash())]
+    awaited = list(dict.fromkeys(upload.parts)) if upload.waiting else []
+    args = [upload.id, str(upload.created_at), str(due), shown, str(len(parts)), str(len(awaited))]
+    return keys, [*args, *parts, *awaited, *_parts(upload.to_hash())]
 
 
 def _parts(fields: Mapping[str, object]) -> list[str]:
@@ -170,6 +197,8 @@ if ARGV[4] == '1' and redis.call('HGET', KEYS[1], 'complete') ~= '1' then
   if redis.call('HGET', KEYS[1], 'concat') ~= 'partial' then
     redis.call('HSET', KEYS[2], 'state', 'pending', 'done', '0', 'total', '0', 'speed', '0')
     redis.call('ZADD', KEYS[4], ARGV[6], ARGV[1])
+  else
+    wake(ARGV[1], KEYS[4], ARGV[6])
   end
 end
 redis.call('PUBLISH', KEYS[2], '')
@@ -180,7 +209,8 @@ return 1
 # segments (the last two empty: not known yet, one file)
 # -> 1 | 0 (an older token, or complete with bytes missing) | -1 (no record)
 COMMIT = Script(
-    """
+    _WAKE
+    + """
 local token = redis.call('HGET', KEYS[1], 'token')
 if not token then return -1 end
 if token ~= ARGV[2] then return 0 end
@@ -195,7 +225,8 @@ if ARGV[4] == '1' and ARGV[3] ~= length then return 0 end
 # KEYS as COMMIT, lock   ARGV as COMMIT (of the journal), the caller's lock or nothing
 # -> 1 | 0 (it knows as much, or somebody writes) | -1 (no record)
 RAISE = Script(
-    """
+    _WAKE
+    + """
 local record = redis.call('HMGET', KEYS[1], 'token', 'offset', 'complete')
 if not record[1] then return -1 end
 local held = redis.call('GET', KEYS[5])
@@ -216,21 +247,48 @@ end
     + _COMMIT
 )
 
-# KEYS upload job expiring outbox jobs   ARGV id token now forget_at
+# Say of a final upload what became of it. No lock and no token matter: nobody writes one.
+# KEYS and ARGV as COMMIT   -> 1 | 0 (it was complete before) | -1 (no record)
+ASSEMBLED = Script(
+    _WAKE
+    + """
+local complete = redis.call('HGET', KEYS[1], 'complete')
+if not complete then return -1 end
+if complete == '1' then return 0 end
+"""
+    + _COMMIT
+)
+
+# What was put in again meanwhile has another score, and stays.
+# KEYS outbox   ARGV id and score, again and again
+DRAINED = Script("""
+for at = 1, #ARGV, 2 do
+  if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[at])) == tonumber(ARGV[at + 1]) then
+    redis.call('ZREM', KEYS[1], ARGV[at])
+  end
+end
+""")
+
+# KEYS upload job expiring outbox jobs   ARGV id, token or nothing for any, now forget_at
 # -> as COMMIT; the journal's tombstone stays until the sweeper finds the id due
-TERMINATE = Script("""
+TERMINATE = Script(
+    _WAKE
+    + """
 local token = redis.call('HGET', KEYS[1], 'token')
 if not token then return -1 end
-if token ~= ARGV[2] then return 0 end
+if ARGV[2] ~= '' and token ~= ARGV[2] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('HSET', KEYS[2], 'state', 'cancelled', 'updated_at', ARGV[3])
 redis.call('EXPIREAT', KEYS[2], ARGV[4])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+wake(ARGV[1], KEYS[4], ARGV[3])
+redis.call('DEL', 'tusd:finals:' .. ARGV[1])
 redis.call('PUBLISH', KEYS[2], '')
 return 1
-""")
+"""
+)
 
 # As ACQUIRE, but nobody is asked to let go: the sweeper waits for an upload that is left alone.
 # KEYS lock upload   ARGV process ttl_ms   -> the token | 0 (held) | -1 (no record)
@@ -322,15 +380,20 @@ redis.call('PUBLISH', KEYS[2], '')
 return 1
 """)
 
-# KEYS upload job expiring outbox jobs   ARGV id
-FORGET = Script("""
+# KEYS upload job expiring outbox jobs   ARGV id now
+FORGET = Script(
+    _WAKE
+    + """
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
+wake(ARGV[1], KEYS[4], ARGV[2])
+redis.call('DEL', 'tusd:finals:' .. ARGV[1])
 redis.call('PUBLISH', KEYS[2], '')
 return 1
-""")
+"""
+)
 
 
 def commit(upload: Upload, now: float, speed: float) -> tuple[list[str], list[str]]:
@@ -340,6 +403,15 @@ def commit(upload: Upload, now: float, speed: float) -> tuple[list[str], list[st
     segments = upload.to_hash().get("segments", "")
     args = (upload.id, *state, now, f"{speed:.0f}", length, segments)
     return [*pair(upload.id), EXPIRING, OUTBOX], [str(one) for one in args]
+
+
+def terminate(
+    upload_id: str, token: int | None, now: float, forget_at: float
+) -> tuple[list[str], list[str]]:
+    """Build KEYS and ARGV of TERMINATE; without a token it does not matter who holds the upload."""
+    fence = "" if token is None else str(token)
+    keys = [*pair(upload_id), EXPIRING, OUTBOX, JOBS]
+    return keys, [upload_id, fence, str(now), str(int(forget_at))]
 
 
 def raise_to(journal: Upload, now: float, lock: str | None = None) -> tuple[list[str], list[str]]:

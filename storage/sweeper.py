@@ -22,6 +22,7 @@ from storage.upload import Upload
 if TYPE_CHECKING:
     from redis import Redis
 
+    from storage.finals import Finals
     from storage.interfaces import DataStore
     from storage.rq_queue import RqQueue
 
@@ -57,13 +58,16 @@ class Retention:
 class Sweeper:
     """Remove what is due; every method blocks and raises StorageError."""
 
-    def __init__(self, redis: Redis, queue: RqQueue, data: DataStore, retention: Retention) -> None:
+    def __init__(
+        self, redis: Redis, queue: RqQueue, data: DataStore, retention: Retention, finals: Finals
+    ) -> None:
         """Use a client that decodes responses."""
         # redis-py's types cannot say that it decodes.
         self._redis: Any = redis
         self._rq = queue
         self._data = data
         self._retention = retention
+        self._finals = finals
 
     def sweep(self) -> int:
         """Remove what is due: unfinished uploads, videos, at last records and results."""
@@ -107,7 +111,9 @@ class Sweeper:
         record, state = self._record(upload_id)
         if record is None:
             return self._sweep_tombstone(upload_id)
-        if not record.complete or record.partial:
+        if record.waiting:
+            return self._wait_on(upload_id)
+        if record.perishable:
             return self._expire(record)
         if state not in _ENDED:
             self._look_again(upload_id, _LOOK_AGAIN)
@@ -117,6 +123,13 @@ class Sweeper:
         self._data.remove_bytes(upload_id)
         self._look_again(upload_id, record.expires_at - time.time())
         return True
+
+    @redis_errors()
+    def _wait_on(self, final_id: str) -> bool:
+        # It goes with its parts: should that have been missed, the drain sees it.
+        self._redis.zadd(schema.OUTBOX, {final_id: time.time()})
+        self._look_again(final_id, _LOOK_AGAIN)
+        return False
 
     def _sweep_tombstone(self, upload_id: str) -> bool:
         with suppress(JournalDamaged):
@@ -138,6 +151,8 @@ class Sweeper:
             if expires_at > time.time():
                 self._look_again(record.id, expires_at - time.time())
                 return False
+            if record.partial:
+                self._finals.take(record.id)
             self._data.remove(record.id)
             self.terminate(record.id, token)
         log.info("upload.expired", upload=record.id)
@@ -155,9 +170,8 @@ class Sweeper:
     def terminate(self, upload_id: str, token: int) -> None:
         """Drop the record of an upload that was removed; its job is cancelled."""
         now = time.time()
-        keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
-        forget_at = int(now + self._retention.result_ttl)
-        call(self._redis, schema.TERMINATE, keys, (upload_id, token, now, forget_at))
+        built = schema.terminate(upload_id, token, now, now + self._retention.result_ttl)
+        call(self._redis, schema.TERMINATE, *built)
 
     @redis_errors()
     def remember_tombstone(self, upload_id: str) -> None:
@@ -171,7 +185,7 @@ class Sweeper:
         with redis_errors():
             self._rq.delete(upload_id)
             keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
-            call(self._redis, schema.FORGET, keys, (upload_id,))
+            call(self._redis, schema.FORGET, keys, (upload_id, time.time()))
         return True
 
     @redis_errors()

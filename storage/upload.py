@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from storage.errors import RecordTooNew
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 VERSION = 1
 PARTIAL = "partial"
 FIRST_SEGMENT = ((0, 0),)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Describe the bytes of a finished partial upload: how many, and where its files begin."""
+
+    length: int
+    starts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +53,42 @@ class Upload:
 
     @property
     def final(self) -> bool:
-        """Tell whether it was put together from parts."""
+        """Tell whether it is put together from parts."""
         return self.concat is not None and self.concat != PARTIAL
+
+    @property
+    def waiting(self) -> bool:
+        """Tell whether it is a final one that lacks parts still."""
+        return self.final and not self.complete
+
+    @property
+    def perishable(self) -> bool:
+        """Tell whether it goes when its time has come; a final one waits as long as its parts."""
+        return self.partial or not (self.complete or self.final)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return the ids of what a final one is made of, in their order."""
+        urls = (self.concat or "").partition(";")[2].split()
+        return tuple(id_of(url) for url in urls)
+
+    def joined(self, parts: Mapping[str, Part]) -> Upload:
+        """Return the final upload as it stands with all of its parts.
+
+        The file `number` of the upload is then the file `number // n` of the part
+        `number % n`, where n is how many different parts there are.
+        """
+        order = {part_id: index for index, part_id in enumerate(dict.fromkeys(self.parts))}
+        segments: list[tuple[int, int]] = []
+        offset = 0
+        for part_id in self.parts:
+            part = parts[part_id]
+            segments += [
+                (order[part_id] + nth * len(order), offset + start)
+                for nth, start in enumerate(part.starts)
+            ]
+            offset += part.length
+        return replace(self, offset=offset, length=offset, complete=True, segments=tuple(segments))
 
     def is_behind(self, journal: Upload) -> bool:
         """Tell whether this record lacks what the journal of its upload says."""
@@ -91,6 +134,11 @@ class Upload:
         _check_version(value["version"])
         segments = tuple((number, start) for number, start in value["segments"])
         return cls(**_without(value, "version") | {"segments": segments})
+
+
+def id_of(url: str) -> str:
+    """Return the id of an upload: the last part of its URL."""
+    return urlsplit(url).path.rstrip("/").rpartition("/")[2]
 
 
 def _segments(text: str | None) -> tuple[tuple[int, int], ...]:

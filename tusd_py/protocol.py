@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from storage import errors as storage_errors
-from storage.upload import PARTIAL, Upload
+from storage.upload import PARTIAL, Upload, id_of
 from tusd_py.headers import (
     Checksum,
     Headers,
@@ -39,6 +39,7 @@ EXTENSIONS = (
     "checksum",
     "termination",
     "concatenation",
+    "concatenation-unfinished",
 )
 ALGORITHMS = ("sha1", "md5", "crc32", "crc32c", "sha256", "sha512", "blake2b")
 # Bytes. Every record and every HEAD carries them.
@@ -123,7 +124,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Concatenate:
-    """Create an upload of finished partial ones; `parts` are their ids in order."""
+    """Create an upload of partial ones, finished or not; `parts` are their ids in order."""
 
     parts: tuple[str, ...]
     concat: str
@@ -267,7 +268,7 @@ def _part(url: str, host: str) -> str:
         raise InvalidHeader("upload-concat", "addresses of uploads", url) from None
     if parts.netloc not in {"", host} or parts.query or parts.fragment:
         raise InvalidHeader("upload-concat", f"uploads of {host}", url)
-    upload_id = parts.path.rstrip("/").rpartition("/")[2]
+    upload_id = id_of(url)
     if not is_upload_id(upload_id):
         raise ProtocolError(Code.NOT_FOUND)
     return upload_id
@@ -330,18 +331,17 @@ def admit_final(
     """Check a concatenation against its parts as they stand and make its record."""
     for part in parts:
         admit_head(part, now)
-        if not part.partial or not part.complete:
-            came = "an unfinished one" if part.partial else "one that is not partial"
-            expected = f"upload-concat: expected finished partial uploads, got {came}"
+        if not part.partial:
+            expected = "upload-concat: expected partial uploads, got one that is not partial"
             raise ProtocolError(Code.INVALID_HEADER, expected)
-    _check_size(sum(part.offset for part in parts), 0, 0, limits)
+    _check_size(sum(part.length or part.offset for part in parts), 0, 0, limits)
+    known = [part.length for part in parts if part.length is not None]
     return Upload(
         id=upload_id,
-        length=None,
+        length=sum(known) if len(known) == len(parts) else None,
         metadata=action.metadata,
         created_at=now,
         expires_at=now + limits.expiration,
-        complete=True,
         concat=action.concat,
     )
 
@@ -385,7 +385,7 @@ def _check_size(length: int | None, content_length: int | None, at: int, limits:
 
 def admit_head(upload: Upload, now: float) -> None:
     """Check that the upload has not expired; a complete one never does, unless it is partial."""
-    if (not upload.complete or upload.partial) and upload.expires_at <= now:
+    if upload.perishable and upload.expires_at <= now:
         raise ProtocolError(Code.GONE)
 
 
@@ -418,12 +418,14 @@ def created(upload: Upload, location: str, *, with_offset: bool) -> Response:
 
 
 def stands_at(upload: Upload) -> Response:
-    """Answer HEAD."""
-    headers = {"Upload-Offset": str(upload.offset), "Cache-Control": "no-store"}
-    if upload.length is None:
-        headers["Upload-Defer-Length"] = "1"
-    else:
+    """Answer HEAD; a final upload has no offset before it is put together."""
+    headers = {"Cache-Control": "no-store"}
+    if not upload.waiting:
+        headers["Upload-Offset"] = str(upload.offset)
+    if upload.length is not None:
         headers["Upload-Length"] = str(upload.length)
+    elif not upload.waiting:
+        headers["Upload-Defer-Length"] = "1"
     if upload.metadata:
         headers["Upload-Metadata"] = upload.metadata
     if upload.concat:
@@ -475,7 +477,7 @@ def refused(error: ProtocolError, *, head: bool) -> Response:
 
 
 def _expires(upload: Upload) -> dict[str, str]:
-    if upload.complete and not upload.partial:
+    if not upload.perishable:
         return {}
     return {"Upload-Expires": build_date(upload.expires_at)}
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 import structlog
 from anyio import to_thread
 
-from storage.errors import LockLost, RecordBehind, StorageError, UploadNotFound
+from storage.errors import LockLost, RecordBehind, StorageError, UploadGone, UploadNotFound
 from tusd_py import protocol
 from tusd_py.checksum import DigestingSink, new_digest
 from tusd_py.exchange import BodyEnd, run_to_the_end
@@ -129,17 +129,14 @@ async def _take_first_body(
 
 async def _concatenate(action: Concatenate, uploads: Uploads) -> Response:
     await _check_room(uploads)
-    async with AsyncExitStack() as stack:
-        # In the order of their ids, as everybody does: no two wait for each other.
-        locks = {
-            upload_id: await stack.enter_async_context(_hold(upload_id, uploads))
-            for upload_id in sorted(set(action.parts))
-        }
-        parts = [locks[upload_id].upload for upload_id in action.parts]
-        now, limits = time.time(), uploads.limits
-        final = protocol.admit_final(action, parts, str(uuid4()), now, limits)
-        final = await to_thread.run_sync(uploads.data.concatenate, final, parts)
+    # Nobody who uploads a part is interrupted for it.
+    known = await to_thread.run_sync(_look_at, action.parts, uploads.data)
+    parts = [known[part] for part in action.parts]
+    final = protocol.admit_final(action, parts, str(uuid4()), time.time(), uploads.limits)
+    await to_thread.run_sync(uploads.data.create, final)
     try:
+        most = uploads.limits.max_size
+        final = await to_thread.run_sync(uploads.data.assemble, final.id, most)
         await uploads.info.create(final)
     except StorageError:
         await to_thread.run_sync(uploads.data.remove, final.id)
@@ -147,6 +144,10 @@ async def _concatenate(action: Concatenate, uploads: Uploads) -> Response:
     log.info("upload.concatenated", upload=final.id, length=final.length, parts=len(parts))
     uploads.finished()
     return protocol.created(final, uploads.location(final.id), with_offset=False)
+
+
+def _look_at(ids: Sequence[str], data: DataStore) -> dict[str, Upload]:
+    return {upload_id: data.look(upload_id) for upload_id in set(ids)}
 
 
 async def _check_room(uploads: Uploads) -> None:
@@ -164,6 +165,8 @@ async def _head(upload_id: str, uploads: Uploads) -> Response:
         upload = await uploads.locker.settled(upload_id)
         if upload.is_behind(known):
             raise RecordBehind(known)
+    if upload.waiting:
+        upload = replace(upload, length=known.length)
     protocol.admit_head(upload, time.time())
     return protocol.stands_at(upload)
 
@@ -186,12 +189,24 @@ async def _append(action: Append, exchange: Exchange, uploads: Uploads) -> Respo
 async def _terminate(upload_id: str, uploads: Uploads) -> Response:
     protocol.admit_terminate(uploads.limits)
     async with _hold(upload_id, uploads) as lock:
+        if lock.upload.partial:
+            await _hand_on(upload_id, uploads)
         # The tombstone comes first: whatever happens now, the upload stays removed.
         await to_thread.run_sync(uploads.data.remove, upload_id)
         forget_at = time.time() + uploads.limits.expiration
-        await uploads.info.terminate(lock.upload, forget_at)
+        # Whoever finds the tombstone may have dropped the record by now.
+        with suppress(UploadNotFound):
+            await uploads.info.terminate(lock.upload, forget_at)
     log.info("upload.terminated", upload=upload_id)
     return protocol.terminated()
+
+
+async def _hand_on(part_id: str, uploads: Uploads) -> None:
+    """Give the bytes of a part that is removed to those who wait for others, if it is complete."""
+    for final_id in await uploads.info.finals(part_id):
+        # What cannot be complete any more is found by the drain.
+        with suppress(UploadGone, UploadNotFound):
+            await to_thread.run_sync(uploads.data.assemble, final_id, uploads.limits.max_size)
 
 
 @asynccontextmanager

@@ -289,54 +289,6 @@ def test_a_length_declared_by_a_refused_append_does_not_count(tus: Tus) -> None:
     assert (head.offset, head.headers["upload-defer-length"]) == (0, "1")
 
 
-def part(tus: Tus, body: bytes, length: int | None = None) -> str:
-    headers = {**TUS, **APPEND, "Upload-Concat": "partial"}
-    headers["Upload-Length"] = str(len(body) if length is None else length)
-    return tus.request("POST", "/files/", headers, body).headers["location"]
-
-
-def concatenate(tus: Tus, *parts: str, **more: str) -> Response:
-    headers = {**TUS, "Upload-Concat": f"final;{' '.join(parts)}", **more}
-    return tus.request("POST", "/files/", headers)
-
-
-def test_parts_become_one_upload_without_a_copy(tus: Tus, site: Site) -> None:
-    parts = [part(tus, BODY[:300]), part(tus, BODY[300:700]), part(tus, BODY[700:])]
-    assert [tus.request("GET", f"/jobs/{path[7:]}").status for path in parts] == [404, 404, 404]
-    answer = concatenate(tus, *parts)
-    assert answer.status == 201
-    final = answer.headers["location"]
-    head = tus.head(final)
-    assert (head.offset, head.headers["upload-length"]) == (len(BODY), str(len(BODY)))
-    assert head.headers["upload-concat"] == f"final;{' '.join(parts)}"
-    assert tus.head(parts[0]).headers["upload-concat"] == "partial"
-    assert tus.job(final)["status"] == "pending"
-    assert tus.patch(final, len(BODY), b"").status == 403
-    first = site.stored(final)
-    assert first.samefile(site.stored(parts[0]))
-    # A part that is removed takes nothing away, and may be in several.
-    assert tus.delete(parts[0]).status == 204
-    segments = [first, *(first.with_name(f"{first.name}.{number}") for number in (1, 2))]
-    assert b"".join(segment.read_bytes() for segment in segments) == BODY
-    again = concatenate(tus, parts[1], parts[1])
-    assert tus.offset(again.headers["location"]) == 800
-
-
-def test_only_finished_partials_of_this_server_become_one(tus: Tus, site: Site) -> None:
-    whole, unfinished = tus.upload(BODY), part(tus, BODY[:10], 20)
-    gone = part(tus, BODY)
-    tus.delete(gone)
-    unknown = "/files/6f1c1ad4-6d2c-4b2e-9a53-0f6dbb1c8a11"
-    files = set(site.uploads.iterdir())
-    answers = [concatenate(tus, path) for path in (whole, unfinished, gone, unknown)]
-    assert [answer.status for answer in answers] == [400, 400, 410, 404]
-    good = part(tus, BODY)
-    assert concatenate(tus, f"http://elsewhere.example{good}").status == 400
-    assert concatenate(tus, f"http://acceptance{good}").status == 201
-    assert concatenate(tus, good, **{"Upload-Length": "5"}).status == 400
-    assert len(set(site.uploads.iterdir()) - files) == 4
-
-
 def sha1(body: bytes) -> str:
     return f"sha1 {base64.b64encode(hashlib.sha1(body, usedforsecurity=False).digest()).decode()}"
 

@@ -255,28 +255,17 @@ def test_a_concatenation_shares_the_bytes_of_its_parts(
             writer.write([b"defg"])
             part = replace(writer.upload, offset=7, length=7, complete=True)
             writer.commit(part)
-    final = Upload(str(uuid4()), None, None, 1.0, 2.0, complete=True, concat="final;x")
-    made = store.concatenate(final, [part, part])
-    assert (made.offset, made.length) == (14, 14)
-    assert made.segments == ((0, 0), (1, 3), (2, 7), (3, 10))
+    final = Upload(str(uuid4()), None, None, 1.0, 2.0, concat=f"final;{part.id} /files/{part.id}/")
+    store.create(final)
+    made = store.assemble(final.id, 14)
+    assert (made.offset, made.length, made.complete) == (14, 14, True)
+    assert made.segments == ((0, 0), (1, 3), (0, 7), (1, 10))
     assert store.recover(final.id)[0] == made
     store.purge(part.id)
     with store.read(final.id) as file:
         assert file.read() == b"abcdefgabcdefg"
     store.purge(final.id)
     assert [path.name for path in (tmp_path / "uploads").iterdir()] == ["results"]
-
-
-def test_a_concatenation_of_a_part_without_its_bytes_leaves_nothing(
-    store: FileStore, upload: Upload, tmp_path: Path
-) -> None:
-    other = replace(upload, id=str(uuid4()))
-    store.create(other)
-    store.purge(upload.id)
-    final = Upload(str(uuid4()), None, None, 1.0, 2.0, complete=True, concat="final;x")
-    with pytest.raises(UploadGone):
-        store.concatenate(final, [other, upload])
-    assert not list((tmp_path / "uploads").glob(f"{final.id}*"))
 
 
 def test_after_another_boot_a_new_segment_begins(

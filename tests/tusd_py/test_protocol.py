@@ -202,7 +202,7 @@ def test_discovery_is_true_to_the_configuration() -> None:
         "Tus-Version": "1.0.0",
         "Tus-Extension": (
             "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,"
-            "concatenation"
+            "concatenation,concatenation-unfinished"
         ),
         "Tus-Max-Size": "1000",
         "Tus-Checksum-Algorithm": "sha1,md5,crc32,crc32c,sha256,sha512,blake2b",
@@ -322,9 +322,34 @@ def admit_final(*parts: Upload) -> Upload:
     return protocol.admit_final(action, parts, ID, 150.0, LIMITS)
 
 
-def test_a_final_upload_is_complete_from_the_start() -> None:
-    final = admit_final(PART, PART)
-    assert (final.complete, final.concat, final.metadata) == (True, "final;/files/x", "k")
+def test_a_final_upload_is_as_long_as_its_parts_once_they_all_say_how_long_they_are() -> None:
+    unfinished = replace(PART, offset=3, complete=False)
+    final = admit_final(PART, unfinished)
+    assert (final.waiting, final.concat, final.metadata) == (True, "final;/files/x", "k")
+    assert (final.offset, final.length) == (0, 20)
+    assert admit_final(PART, replace(unfinished, length=None)).length is None
+
+
+def test_a_final_upload_that_waits_has_no_offset_and_does_not_expire() -> None:
+    final = admit_final(PART, replace(PART, length=None, complete=False))
+    protocol.admit_head(final, 9e9)
+    assert protocol.stands_at(final).headers == {
+        "Tus-Resumable": "1.0.0",
+        "Cache-Control": "no-store",
+        "Upload-Concat": "final;/files/x",
+        "Upload-Metadata": "k",
+    }
+    assert protocol.stands_at(replace(final, length=20)).headers["Upload-Length"] == "20"
+    with pytest.raises(ProtocolError) as caught:
+        protocol.admit_append(Append(ID, 0, 0), final, 9e9, LIMITS)
+    assert caught.value.code is Code.FINAL_IS_FIXED
+
+
+def test_parts_are_found_again_in_what_was_received() -> None:
+    concat = f"final;/files/{ID}/ http://here/api/files/{ID} {ID}?"
+    action = parse("POST", None, {"upload-concat": concat, "host": "here"})
+    assert isinstance(action, Concatenate)
+    assert replace(UPLOAD, concat=concat).parts == action.parts == (ID, ID, ID)
 
 
 @pytest.mark.parametrize(
@@ -332,12 +357,12 @@ def test_a_final_upload_is_complete_from_the_start() -> None:
     [
         (replace(PART, concat=None), Code.INVALID_HEADER),
         (replace(PART, concat="final;/files/x"), Code.INVALID_HEADER),
-        (replace(PART, complete=False), Code.INVALID_HEADER),
-        (replace(PART, offset=991), Code.TOO_LARGE),
+        (replace(PART, length=991, complete=False), Code.TOO_LARGE),
+        (replace(PART, length=None, offset=991, complete=False), Code.TOO_LARGE),
         (replace(PART, expires_at=150.0), Code.GONE),
     ],
 )
-def test_a_final_upload_is_made_of_finished_partial_ones_only(part: Upload, code: Code) -> None:
+def test_a_final_upload_is_made_of_partial_ones_only(part: Upload, code: Code) -> None:
     with pytest.raises(ProtocolError) as caught:
         admit_final(PART, part)
     assert caught.value.code is code
