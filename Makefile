@@ -2,12 +2,12 @@
 # also under a name with spaces.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install js demo test lint types imports check wheel requirements clean
+.PHONY: help install js demo test soak lint types imports check wheel requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'ARGS="..." is passed on by demo, test and requirements; PYTHON=... picks the Python.'
+	@echo 'ARGS="..." is passed on by demo, test, soak and requirements; PYTHON=... picks the Python.'
 
 install: ## Set up .venv with the pinned requirements and the project
 	@bash .ci/install
@@ -20,6 +20,13 @@ demo: install ## Upload a video, cut the connection, resume, read the plates (AR
 
 test: install js ## Run the tests (ARGS="-k resume" for some)
 	@.venv/bin/pytest $(ARGS)
+
+SEED = $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+
+soak: install ## Try many random inputs and print their seed (SEED=... for the same ones again)
+	@seed=$(SEED); echo "SEED=$$seed"; \
+	HYPOTHESIS_PROFILE=soak .venv/bin/pytest --timeout=3600 --hypothesis-seed=$$seed \
+		$(if $(ARGS),$(ARGS),tests/tusd_py/test_fuzz.py)
 
 lint: install ## Check the style of the code and of the Dockerfile
 	.venv/bin/ruff check
