@@ -232,9 +232,12 @@ if not record[1] then return -1 end
 local held = redis.call('GET', KEYS[5])
 if held and held ~= ARGV[10] then return 0 end
 local token, journal = tonumber(record[1]), tonumber(ARGV[2])
-if token > journal and tonumber(record[2]) >= tonumber(ARGV[3])
-   and (record[3] == '1' or ARGV[4] == '0') then return 0 end
+local more = tonumber(record[2]) - tonumber(ARGV[3])
+local knows = more > 0 or (more == 0 and (record[3] == '1' or ARGV[4] == '0'))
+if token > journal and knows then return 0 end
 redis.call('HSET', KEYS[1], 'token', string.format('%d', math.max(token, journal) + 1))
+-- Its writer has committed since the journal was read.
+if token == journal and knows then return 1 end
 if ARGV[9] == '' then redis.call('HDEL', KEYS[1], 'segments') end
 if ARGV[4] == '0' and record[3] == '1' then
   redis.call('HSET', KEYS[1], 'complete', '0')

@@ -247,12 +247,32 @@ async def test_a_completion_that_redis_forgot_enters_the_outbox(
     assert await redis.zrange(schema.OUTBOX, 0, -1) == [upload.id]
 
 
-async def test_a_record_that_is_not_behind_is_not_lowered(
+@pytest.mark.parametrize("token", [7, 9])
+async def test_a_record_that_has_moved_on_is_not_lowered(
+    info: RedisInfoStore, redis: Redis, upload: Upload, token: int
+) -> None:
+    record_ = replace(upload, token=token, offset=8, expires_at=300.0, segments=((0, 0), (1, 6)))
+    await info.create(record_)
+    # Read a moment ago: its writer has committed and let go since.
+    await info.raise_to(replace(upload, length=None, token=7, offset=4, expires_at=200.0))
+    now = await record(redis, upload.id)
+    assert now == replace(record_, token=now.token)
+    assert now.token >= token
+    assert await redis.zscore(schema.EXPIRING, upload.id) == 300.0
+    job = await info.job(upload.id)
+    assert job is not None
+    assert job.done == 8
+
+
+async def test_a_record_that_completed_meanwhile_stays_complete(
     info: RedisInfoStore, redis: Redis, upload: Upload
 ) -> None:
-    await info.create(replace(upload, token=9, offset=8))
-    assert not await info.raise_to(replace(upload, token=7, offset=4))
-    assert await record(redis, upload.id) == replace(upload, token=9, offset=8)
+    done = replace(upload, token=7, offset=10, complete=True)
+    await info.create(replace(upload, token=7, offset=4))
+    await info.commit(done, speed=0)
+    await info.raise_to(replace(upload, token=7, offset=10))
+    assert (await record(redis, upload.id)).complete
+    assert await redis.zrange(schema.OUTBOX, 0, -1) == [upload.id]
 
 
 async def test_nothing_is_raised_while_somebody_writes_or_where_nothing_is(
