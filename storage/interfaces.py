@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from storage.job import Ended, Job
@@ -195,12 +195,21 @@ class Lock(Protocol):
     def stop(self) -> asyncio.Event:
         """Set when the holder shall flush, commit and let go."""
 
+    def valid(self) -> bool:
+        """Tell whether it has surely not run out: nobody else can have it.
+
+        It runs out by itself where this process, or the machine, was paused, or where the lock
+        service is away.
+        """
+
 
 class Locker(Protocol):
     """Give each upload one writer; the newer request wins."""
 
-    def hold(self, upload_id: str) -> AbstractAsyncContextManager[Lock]:
-        """Take the lock, asking a holder to let go.
+    async def take(self, upload_id: str, asked: Callable[[], None]) -> Lock:
+        """Take the lock, asking a holder to let go; keep it until `release`.
+
+        `asked` is called, perhaps more than once, when this lock is wanted, or lost.
 
         Raises:
             UploadNotFound: there is no record.
@@ -208,5 +217,14 @@ class Locker(Protocol):
             StoreUnavailable: the lock service does not answer.
         """
 
+    async def release(self, lock: Lock) -> None:
+        """Give it back; where the lock service is away it runs out by itself."""
+
+    def hold(self, upload_id: str) -> AbstractAsyncContextManager[Lock]:
+        """Hold the lock for a while. Raises as `take`."""
+
     async def settled(self, upload_id: str) -> Upload:
-        """Return the record once nobody writes it, asking a holder to let go. Raises as `hold`."""
+        """Return the record once nobody writes it, asking a holder to let go. Raises as `take`."""
+
+    def stop_all(self) -> None:
+        """Ask every holder to let go, now and from now on: the process ends."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import defaultdict
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,11 @@ from storage.redis_info import call
 from storage.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from redis.asyncio import Redis
+
+    from storage.interfaces import Lock
 
 log = structlog.get_logger()
 
@@ -39,6 +43,11 @@ _RENEWAL = 1.25
 _LOOK = 1.0
 # Clients give up on a HEAD after 30 s (TUSKit).
 _PATIENCE = 10.0
+# How long one exchange may take; the client tries twice. A lock that is not given back runs out.
+_EXCHANGE = 3.0
+_GIVE_BACK = 1.5
+# How often a task that shall end is told so.
+_CANCEL_AGAIN = 0.5
 
 
 def process_identity() -> str:
@@ -68,13 +77,31 @@ def _started(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
+def _now() -> float:
+    # Goes on while the machine is suspended, as the lease in Redis does.
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(slots=True, eq=False)
 class RedisLock:
     """Hold one upload (storage.interfaces.Lock)."""
 
     upload: Upload
     value: str
+    ends: float
+    asked: Callable[[], None]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def valid(self) -> bool:
+        return _now() < self.ends
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    """Wait for a lock: what was heard of it, as messages may overtake an answer of Redis."""
+
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: bool = False
 
 
 class RedisLocker:
@@ -86,53 +113,68 @@ class RedisLocker:
         self._process = process_identity()
         self._held: dict[str, RedisLock] = {}
         self._closing = False
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._waiting: defaultdict[str, set[_Wait]] = defaultdict(set)
+        self._returning: set[asyncio.Task[None]] = set()
+
+    async def take(self, upload_id: str, asked: Callable[[], None]) -> RedisLock:
+        with self._waits(upload_id) as wait:
+            upload, ends = await self._take_turn(upload_id, wait, take=True)
+            lock = RedisLock(upload, self._value(upload), ends, asked)
+            self._held[upload_id] = lock
+        if self._closing or wait.asked:
+            _ask(lock)
+        return lock
+
+    async def release(self, lock: Lock) -> None:
+        upload_id = lock.upload.id
+        if self._held.get(upload_id) is lock:
+            del self._held[upload_id]
+        await self._give_back(upload_id, self._value(lock.upload))
 
     @asynccontextmanager
     async def hold(self, upload_id: str) -> AsyncIterator[RedisLock]:
-        upload = await self._enter(upload_id, take=True)
-        lock = RedisLock(upload, f"{self._process}:{upload.token}")
-        self._held[upload_id] = lock
-        if self._closing:
-            lock.stop.set()
+        lock = await self.take(upload_id, lambda: None)
         try:
             yield lock
         finally:
-            if self._held.get(upload_id) is lock:
-                del self._held[upload_id]
-            await self._release(upload_id, lock)
+            await self.release(lock)
 
     async def settled(self, upload_id: str) -> Upload:
-        return await self._enter(upload_id, take=False)
+        with self._waits(upload_id) as wait:
+            return (await self._take_turn(upload_id, wait, take=False))[0]
 
     def stop_all(self) -> None:
         """Ask every holder of this process to let go, now and from now on: it shuts down."""
         self._closing = True
-        for lock in self._held.values():
-            lock.stop.set()
+        for lock in list(self._held.values()):
+            _ask(lock)
 
-    async def _enter(self, upload_id: str, *, take: bool) -> Upload:
+    @contextmanager
+    def _waits(self, upload_id: str) -> Iterator[_Wait]:
         # Registered before the lock is asked for: the answer may be overtaken by the release.
-        released = asyncio.Event()
-        self._waiting[upload_id].add(released)
+        wait = _Wait()
+        self._waiting[upload_id].add(wait)
         try:
-            return await self._take_turn(upload_id, released, take=take)
+            yield wait
         finally:
-            self._waiting[upload_id].discard(released)
+            self._waiting[upload_id].discard(wait)
             if not self._waiting[upload_id]:
                 del self._waiting[upload_id]
 
-    async def _take_turn(self, upload_id: str, released: asyncio.Event, *, take: bool) -> Upload:
+    async def _take_turn(self, upload_id: str, wait: _Wait, *, take: bool) -> tuple[Upload, float]:
         deadline = asyncio.get_running_loop().time() + _PATIENCE
         while True:
-            released.clear()
+            wait.released.clear()
+            wait.asked = False
+            # From before it is asked for: Redis counts from later on.
+            ends = _now() + _LEASE
             status, *rest = await self._acquire(upload_id, take=take)
             if status == "free":
-                return Upload.from_hash(dict(zip(rest[::2], rest[1::2], strict=True)))
+                return Upload.from_hash(dict(zip(rest[::2], rest[1::2], strict=True))), ends
             if status == "missing":
                 raise UploadNotFound(f"there is no upload {upload_id}")
             if not await self._break(upload_id, rest[0]):
-                await self._wait(released, rest[1] / 1000, deadline)
+                await self._wait(wait.released, rest[1] / 1000, deadline)
 
     async def _acquire(self, upload_id: str, *, take: bool) -> list[Any]:
         keys = (
@@ -141,8 +183,31 @@ class RedisLocker:
             schema.waiting_key(upload_id),
         )
         args = (upload_id, self._process, int(_LEASE * 1000), int(take))
-        answer: list[Any] = await call(self._redis, schema.ACQUIRE, keys, args)
+        exchange = asyncio.ensure_future(call(self._redis, schema.ACQUIRE, keys, args))
+        try:
+            async with asyncio.timeout(_EXCHANGE):
+                answer: list[Any] = await asyncio.shield(exchange)
+        except TimeoutError:
+            exchange.add_done_callback(partial(self._unwanted, upload_id, take))
+            raise StoreUnavailable("Redis does not answer in time") from None
+        except asyncio.CancelledError:
+            # Redis may have given it all the same, and nobody would know.
+            exchange.add_done_callback(partial(self._unwanted, upload_id, take))
+            raise
         return answer
+
+    def _unwanted(self, upload_id: str, take: bool, exchange: asyncio.Future[list[Any]]) -> None:  # noqa: FBT001  bound in advance
+        if exchange.cancelled() or exchange.exception() or not take:
+            return
+        status, *rest = exchange.result()
+        if status == "free":
+            upload = Upload.from_hash(dict(zip(rest[::2], rest[1::2], strict=True)))
+            task = asyncio.create_task(self._give_back(upload_id, self._value(upload)))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
+
+    def _value(self, upload: Upload) -> str:
+        return f"{self._process}:{upload.token}"
 
     async def _break(self, upload_id: str, value: str) -> bool:
         process, _, _ = value.rpartition(":")
@@ -160,17 +225,20 @@ class RedisLocker:
             async with asyncio.timeout(min(left, _LOOK, max(lease, 0.01))):
                 await released.wait()
 
-    async def _release(self, upload_id: str, lock: RedisLock) -> None:
+    async def _give_back(self, upload_id: str, value: str) -> None:
         keys = (schema.lock_key(upload_id), schema.waiting_key(upload_id))
         # Without Redis the lease runs out by itself.
-        with suppress(StoreUnavailable):
-            await call(self._redis, schema.RELEASE, keys, (lock.value, upload_id))
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(_GIVE_BACK):
+                await call(self._redis, schema.RELEASE, keys, (value, upload_id))
 
     async def run(self) -> None:
         """Listen for requests to let go and renew what is held, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._renew())
+        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._renew())]
+        try:
+            await asyncio.wait(tasks)
+        finally:
+            await end(*tasks)
 
     async def _listen(self) -> None:
         channel = schema.process_channel(self._process)
@@ -183,11 +251,15 @@ class RedisLocker:
             await asyncio.sleep(_LOOK)
 
     def _hear(self, what: str, upload_id: str) -> None:
+        waiting = self._waiting.get(upload_id, ())
         if what == "released":
-            for event in self._waiting.get(upload_id, ()):
-                event.set()
+            for wait in waiting:
+                wait.released.set()
         elif lock := self._held.get(upload_id):
-            lock.stop.set()
+            _ask(lock)
+        else:
+            for wait in waiting:
+                wait.asked = True
 
     async def _renew(self) -> None:
         loop = asyncio.get_running_loop()
@@ -206,10 +278,38 @@ class RedisLocker:
             for key in (schema.lock_key(upload_id), schema.waiting_key(upload_id))
         ]
         args: list[str | float] = [int(_LEASE * 1000), *(lock.value for _, lock in held)]
+        ends = _now() + _LEASE
         answers = await call(self._redis, schema.RENEW, keys, args)
-        for (_, lock), kept in zip(held, answers, strict=True):
-            if not kept:
-                lock.stop.set()
+        for (upload_id, lock), kept in zip(held, answers, strict=True):
+            if kept:
+                lock.ends = ends
+            elif self._held.get(upload_id) is lock:
+                _ask(lock)
+
+
+def _ask(lock: RedisLock) -> None:
+    lock.stop.set()
+    lock.asked()
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel the tasks until they have ended, whatever happens to the caller meanwhile.
+
+    Once is not enough: `asyncio.wait_for` of Python 3.11, in which redis-py sends, takes a
+    cancellation for nothing when it comes together with the end of what it waits for.
+    """
+    cancelled = False
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        try:
+            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
+        except asyncio.CancelledError:
+            cancelled = True
+            pending = {task for task in pending if not task.done()}
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 @contextmanager

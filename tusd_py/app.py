@@ -23,7 +23,7 @@ from storage.errors import StorageError
 from storage.filestore import FileStore
 from storage.redis_info import RedisInfoStore
 from storage.redis_jobs import RedisJobs
-from storage.redis_locker import RedisLocker
+from storage.redis_locker import RedisLocker, end
 from tusd_py import protocol
 from tusd_py.dispatch import Dispatcher
 from tusd_py.download import Downloads
@@ -161,9 +161,7 @@ def create_app(settings: Settings) -> Starlette:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end(*tasks)
             await redis.aclose()
             if embedded:
                 await to_thread.run_sync(embedded.close)

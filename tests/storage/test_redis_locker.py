@@ -6,34 +6,27 @@ import asyncio
 import os
 import subprocess
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+import time
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 
 from storage import redis_locker
 from storage import redis_schema as schema
 from storage.errors import StoreUnavailable, UploadLocked, UploadNotFound
-from storage.redis_info import RedisInfoStore
-from storage.redis_locker import RedisLocker, is_dead, process_identity
+from storage.redis_info import RedisInfoStore, call
+from storage.redis_locker import RedisLocker, end, is_dead, process_identity
 from storage.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from contextlib import AbstractAsyncContextManager
-
-    Locker = Callable[[], AbstractAsyncContextManager[RedisLocker]]
+    from tests.storage.conftest import Lockers
 
 # As if of another host: nobody here can tell whether it lives.
 ELSEWHERE = "0000-1.1.1"
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url, decode_responses=True) as client:
-        yield client
 
 
 @pytest.fixture
@@ -43,29 +36,7 @@ async def upload_id(redis: Redis) -> str:
     return upload.id
 
 
-@pytest.fixture
-def locker(redis: Redis) -> Locker:
-    """Make lockers that listen, each as if in a process of its own."""
-
-    @asynccontextmanager
-    async def running() -> AsyncIterator[RedisLocker]:
-        locker = RedisLocker(redis)
-        locker._process = f"{process_identity().rsplit('.', 2)[0]}-{uuid4()}.1.1"
-        task = asyncio.create_task(locker.run())
-        channel = schema.process_channel(locker._process)
-        while not (await redis.pubsub_numsub(channel))[0][1]:
-            await asyncio.sleep(0.01)
-        try:
-            yield locker
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    return running
-
-
-async def test_each_lock_has_a_higher_token(locker: Locker, upload_id: str) -> None:
+async def test_each_lock_has_a_higher_token(locker: Lockers, upload_id: str) -> None:
     async with locker() as one:
         async with one.hold(upload_id) as first:
             pass
@@ -74,7 +45,7 @@ async def test_each_lock_has_a_higher_token(locker: Locker, upload_id: str) -> N
 
 
 async def test_the_holder_is_asked_to_stop_and_the_newcomer_follows(
-    locker: Locker, upload_id: str
+    locker: Lockers, upload_id: str
 ) -> None:
     order = []
 
@@ -93,7 +64,7 @@ async def test_the_holder_is_asked_to_stop_and_the_newcomer_follows(
     assert order == ["holder out", "newcomer in"]
 
 
-async def test_requests_of_one_process_hand_over_as_well(locker: Locker, upload_id: str) -> None:
+async def test_requests_of_one_process_hand_over_as_well(locker: Lockers, upload_id: str) -> None:
     async with locker() as one:
 
         async def newcomer() -> int:
@@ -106,7 +77,7 @@ async def test_requests_of_one_process_hand_over_as_well(locker: Locker, upload_
         assert await task > lock.upload.token
 
 
-async def test_ten_waiters_all_get_their_turn(locker: Locker, upload_id: str) -> None:
+async def test_ten_waiters_all_get_their_turn(locker: Lockers, upload_id: str) -> None:
     inside = 0
 
     async def turn(locker: RedisLocker) -> None:
@@ -124,7 +95,7 @@ async def test_ten_waiters_all_get_their_turn(locker: Locker, upload_id: str) ->
 
 
 async def test_settled_reads_the_record_once_the_writer_is_gone(
-    locker: Locker, redis: Redis, upload_id: str
+    locker: Lockers, redis: Redis, upload_id: str
 ) -> None:
     async with locker() as one, locker() as other:
         async with one.hold(upload_id) as lock:
@@ -134,7 +105,7 @@ async def test_settled_reads_the_record_once_the_writer_is_gone(
         assert (await task).offset == 7
 
 
-async def test_an_unknown_upload_is_not_found(locker: Locker) -> None:
+async def test_an_unknown_upload_is_not_found(locker: Lockers) -> None:
     async with locker() as one:
         with pytest.raises(UploadNotFound):
             await one.settled(str(uuid4()))
@@ -144,7 +115,7 @@ async def test_an_unknown_upload_is_not_found(locker: Locker) -> None:
 
 
 async def test_a_holder_that_does_not_let_go_is_waited_for_only_so_long(
-    locker: Locker, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
+    locker: Lockers, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_locker, "_PATIENCE", 0.2)
     await redis.set(schema.lock_key(upload_id), f"{ELSEWHERE}:1", px=60_000)
@@ -154,7 +125,7 @@ async def test_a_holder_that_does_not_let_go_is_waited_for_only_so_long(
 
 
 async def test_a_lease_that_runs_out_frees_the_upload(
-    locker: Locker, redis: Redis, upload_id: str
+    locker: Lockers, redis: Redis, upload_id: str
 ) -> None:
     await redis.set(schema.lock_key(upload_id), f"{ELSEWHERE}:1", px=200)
     async with locker() as one, one.hold(upload_id) as lock:
@@ -162,7 +133,7 @@ async def test_a_lease_that_runs_out_frees_the_upload(
 
 
 async def test_a_lease_is_renewed_while_it_is_held(
-    locker: Locker, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
+    locker: Lockers, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_locker, "_RENEWAL", 0.05)
     async with locker() as one, one.hold(upload_id) as lock:
@@ -173,7 +144,7 @@ async def test_a_lease_is_renewed_while_it_is_held(
 
 
 async def test_a_holder_whose_lease_was_lost_is_told_to_stop(
-    locker: Locker, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
+    locker: Lockers, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_locker, "_RENEWAL", 0.05)
     async with locker() as one, one.hold(upload_id) as lock:
@@ -183,7 +154,7 @@ async def test_a_holder_whose_lease_was_lost_is_told_to_stop(
 
 
 async def test_a_holder_hears_of_a_contender_whose_message_was_lost(
-    locker: Locker, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
+    locker: Lockers, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_locker, "_RENEWAL", 0.05)
     async with locker() as one, one.hold(upload_id) as lock:
@@ -193,7 +164,7 @@ async def test_a_holder_hears_of_a_contender_whose_message_was_lost(
 
 
 async def test_thousands_of_leases_are_renewed_in_one_go(
-    locker: Locker, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    locker: Lockers, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_locker, "_BATCH", 7)
     info = RedisInfoStore(redis)
@@ -209,7 +180,7 @@ async def test_thousands_of_leases_are_renewed_in_one_go(
 
 
 async def test_a_message_nobody_understands_stops_nothing(
-    locker: Locker, redis: Redis, upload_id: str
+    locker: Lockers, redis: Redis, upload_id: str
 ) -> None:
     async with locker() as one, one.hold(upload_id) as lock:
         for text in ("", "nonsense", "stop", "stop  x"):
@@ -219,7 +190,7 @@ async def test_a_message_nobody_understands_stops_nothing(
 
 
 async def test_a_dead_holder_of_this_host_is_not_waited_for(
-    locker: Locker, redis: Redis, upload_id: str
+    locker: Lockers, redis: Redis, upload_id: str
 ) -> None:
     child = subprocess.run(
         [sys.executable, "-c", "from storage.redis_locker import *; print(process_identity())"],
@@ -232,7 +203,7 @@ async def test_a_dead_holder_of_this_host_is_not_waited_for(
         pass
 
 
-async def test_a_holder_shuts_down_by_letting_go(locker: Locker, upload_id: str) -> None:
+async def test_a_holder_shuts_down_by_letting_go(locker: Lockers, upload_id: str) -> None:
     async with locker() as one, one.hold(upload_id) as lock:
         one.stop_all()
         assert lock.stop.is_set()
@@ -240,6 +211,71 @@ async def test_a_holder_shuts_down_by_letting_go(locker: Locker, upload_id: str)
         other.stop_all()
         async with other.hold(upload_id) as late:
             assert late.stop.is_set()
+
+
+async def test_a_lock_that_may_have_run_out_is_not_trusted(
+    locker: Lockers, upload_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with locker() as one, one.hold(upload_id) as lock:
+        assert lock.valid()
+        later = time.clock_gettime(time.CLOCK_BOOTTIME) + 5.0
+        monkeypatch.setattr(time, "clock_gettime", lambda _: later)
+        assert not lock.valid()
+        # It was renewed: Redis still has it.
+        await one._renew_batch([(upload_id, lock)])
+        assert lock.valid()
+
+
+async def test_a_lock_is_given_back_that_came_when_nobody_wanted_it_any_more(
+    locker: Lockers, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        answer = await call(*args)
+        answered.set()
+        await asyncio.sleep(0.05)
+        return answer
+
+    monkeypatch.setattr(redis_locker, "call", slow)
+    async with locker() as one:
+        task = asyncio.create_task(one.take(upload_id, lambda: None))
+        await answered.wait()
+        assert await redis.exists(schema.lock_key(upload_id))
+        await end(task)
+        while await redis.exists(schema.lock_key(upload_id)):
+            await asyncio.sleep(0.01)
+        assert not one._held
+
+
+async def test_a_locker_ends_whenever_it_is_cancelled(redis: Redis) -> None:
+    for steps in range(60):
+        locker = RedisLocker(redis)
+        task = asyncio.create_task(locker.run())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=60)
+        assert task.cancelled()
+
+
+async def test_a_locker_ends_though_a_cancellation_is_swallowed(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening = asyncio.Event()
+
+    async def deaf(_: PubSub, channel: str) -> None:
+        del channel
+        listening.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+    monkeypatch.setattr(PubSub, "subscribe", deaf)
+    task = asyncio.create_task(RedisLocker(redis).run())
+    await listening.wait()
+    task.cancel()
+    await asyncio.wait({task}, timeout=60)
+    assert task.cancelled()
 
 
 async def test_a_server_that_is_away_is_said_so() -> None:
