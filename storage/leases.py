@@ -1,0 +1,284 @@
+"""Leases that outlast a request, so that the next one of its upload finds everything at hand.
+
+The process that wrote last keeps lock, record, token and open files for some seconds: its next
+PATCH is one exchange with Redis, its HEAD none. Whoever else wants the upload gets it at once.
+Within the process requests for one upload go one after the other, and a newer one asks the older
+to let go, as another process does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+from anyio import to_thread
+
+from storage.errors import StorageError, UploadLocked
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+
+    from storage.interfaces import DataStore, Lock, Locker, Writer
+    from storage.upload import Upload
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+# Seconds. Less than a lease of the lock lasts.
+KEEP = 3.0
+# Each has two files open, of the 1024 that a process often may have.
+MOST = 200
+# Clients give up on a HEAD after 30 s (TUSKit); the lock has a patience of its own.
+_PATIENCE = 10.0
+_AT_THE_END = 5.0
+
+
+class Lease:
+    """Hold one upload, for one request after the other.
+
+    `upload` is the record as it stands; whoever commits assigns the new one. `stop` is set when the
+    holder shall flush, commit and let go.
+    """
+
+    def __init__(self, lock: Lock, data: DataStore) -> None:
+        """Hold what `lock` stands for."""
+        self.upload = lock.upload
+        self.stop = asyncio.Event()
+        self.lock = lock
+        self._data = data
+        self._writer: Writer | None = None
+        self._discarded = False
+
+    async def writer(self) -> Writer:
+        """Return the writer, which is opened where it is not open yet.
+
+        `upload` is then that of the writer, with the segment that is written. Raises as
+        DataStore.open.
+        """
+        if self._writer is None:
+            await to_the_end(self._open())
+        assert self._writer is not None  # noqa: S101  for mypy
+        return self._writer
+
+    async def _open(self) -> None:
+        self._writer = await to_thread.run_sync(self._data.open, self.upload)
+        self.upload = self._writer.upload
+
+    def discard(self) -> None:
+        """Keep nothing of it once the holder lets go."""
+        self._discarded = True
+
+    def begin_again(self) -> None:
+        """Be as new for the next request."""
+        self.stop = asyncio.Event()
+        if self._writer is not None:
+            self._writer.rewind()
+
+    @property
+    def ours(self) -> bool:
+        """Tell whether nobody else has the upload or asks for it."""
+        return self.lock.valid() and not self.lock.stop.is_set()
+
+    @property
+    def worth_keeping(self) -> bool:
+        """Tell whether another request may go on with it: nothing went wrong, more may come."""
+        at_hand = self._writer is not None and self._writer.upload == self.upload
+        return at_hand and self.ours and not self._discarded and not self.upload.complete
+
+    async def undisturbed(self) -> bool:
+        """Tell whether `upload` is still what the data store says."""
+        if self._writer is None:
+            return False
+        try:
+            return await to_the_end(to_thread.run_sync(self._writer.undisturbed))
+        except StorageError:
+            return False
+
+    async def close(self) -> None:
+        """Let go of the files."""
+        if self._writer is not None:
+            await to_thread.run_sync(self._writer.close)
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where the requests for one upload queue; it is there as long as any of them is."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    guests: int = 0
+    waiting: int = 0
+    held: Lease | None = None
+
+
+class Leases:
+    """Give each upload one writer over all processes, and keep for a while what it had open."""
+
+    def __init__(
+        self, locker: Locker, data: DataStore, *, keep: float = KEEP, most: int = MOST
+    ) -> None:
+        """Keep `most` leases at most, `keep` seconds each."""
+        self._locker = locker
+        self._data = data
+        self._seconds = keep
+        self._most = most
+        self._places: dict[str, _Place] = {}
+        # The oldest first.
+        self._kept: dict[str, tuple[Lease, asyncio.TimerHandle]] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
+
+    @asynccontextmanager
+    async def hold(self, upload_id: str) -> AsyncIterator[Lease]:
+        """Hold the upload, asking who has it to let go.
+
+        Raises:
+            UploadNotFound: there is no record.
+            UploadLocked: the holder did not let go in time.
+            StoreUnavailable: the lock service does not answer.
+        """
+        async with self._turn(upload_id) as place:
+            lease = await self._at_hand(upload_id) or await self._take(upload_id)
+            place.held = lease
+            # Who waits is newer.
+            if place.waiting or self._closing or not lease.ours:
+                lease.stop.set()
+            try:
+                yield lease
+            except BaseException:
+                lease.discard()
+                raise
+            finally:
+                place.held = None
+                await self._put_away(lease)
+
+    async def settled(self, upload_id: str) -> Upload:
+        """Return the record once nobody writes it, asking who does to let go. Raises as `hold`."""
+        async with self._turn(upload_id):
+            if lease := await self._at_hand(upload_id):
+                try:
+                    if await lease.undisturbed():
+                        return lease.upload
+                    lease.discard()
+                finally:
+                    await self._put_away(lease)
+            return await self._locker.settled(upload_id)
+
+    def stop_all(self) -> None:
+        """Keep nothing from now on and ask every holder to let go: the process shuts down."""
+        self._closing = True
+        self._locker.stop_all()
+
+    async def aclose(self) -> None:
+        """Return when every lease has been let go of, or not within some seconds."""
+        self.stop_all()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AT_THE_END):
+                while self._places or self._leaving:
+                    for upload_id in list(self._places):
+                        async with self._turn(upload_id):
+                            pass
+                    if self._leaving:
+                        await asyncio.wait(self._leaving.values())
+
+    @asynccontextmanager
+    async def _turn(self, upload_id: str) -> AsyncIterator[_Place]:
+        """Queue behind the other requests of this process; the one that writes is asked to stop."""
+        place = self._places.setdefault(upload_id, _Place())
+        place.guests += 1
+        try:
+            await _queue(place)
+            try:
+                yield place
+            finally:
+                place.turn.release()
+        finally:
+            place.guests -= 1
+            if not place.guests:
+                del self._places[upload_id]
+
+    async def _at_hand(self, upload_id: str) -> Lease | None:
+        """Take out what was kept, if it still is ours."""
+        if leaving := self._leaving.get(upload_id):
+            await asyncio.wait({leaving})
+        if upload_id not in self._kept:
+            return None
+        lease, timer = self._kept.pop(upload_id)
+        timer.cancel()
+        if not lease.ours:
+            await to_the_end(self._end(lease))
+            return None
+        lease.begin_again()
+        return lease
+
+    async def _take(self, upload_id: str) -> Lease:
+        lock = await self._locker.take(upload_id, partial(self._asked, upload_id))
+        return Lease(lock, self._data)
+
+    def _asked(self, upload_id: str) -> None:
+        place = self._places.get(upload_id)
+        if place is not None and place.held is not None:
+            place.held.stop.set()
+        self._let_go(upload_id)
+
+    async def _put_away(self, lease: Lease) -> None:
+        if not lease.worth_keeping or self._closing:
+            await to_the_end(self._end(lease))
+            return
+        loop, upload_id = asyncio.get_running_loop(), lease.upload.id
+        self._kept[upload_id] = lease, loop.call_later(self._seconds, self._let_go, upload_id)
+        if len(self._kept) > self._most:
+            self._let_go(next(iter(self._kept)))
+
+    def _let_go(self, upload_id: str) -> None:
+        """Begin to close what was kept; who holds it meanwhile waits for that."""
+        if upload_id not in self._kept:
+            return
+        lease, timer = self._kept.pop(upload_id)
+        timer.cancel()
+        self._leaving[upload_id] = asyncio.create_task(self._leave(upload_id, lease))
+
+    async def _leave(self, upload_id: str, lease: Lease) -> None:
+        try:
+            await self._end(lease)
+        finally:
+            del self._leaving[upload_id]
+
+    async def _end(self, lease: Lease) -> None:
+        # The files first: who comes next may then go on in them.
+        try:
+            await lease.close()
+        except OSError as error:
+            log.warning("lease.close_failed", upload=lease.upload.id, reason=str(error))
+        finally:
+            await self._locker.release(lease.lock)
+
+
+async def _queue(place: _Place) -> None:
+    place.waiting += 1
+    if place.held is not None:
+        place.held.stop.set()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await place.turn.acquire()
+    except TimeoutError:
+        raise UploadLocked("another request writes this upload and does not let go") from None
+    finally:
+        place.waiting -= 1
+
+
+async def to_the_end(step: Awaitable[T]) -> T:
+    """Wait for a step that must not be left half done; a cancellation comes after it."""
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        # Looked at, lest it be called lost.
+        _ = task.cancelled() or task.exception()
+        raise
