@@ -398,6 +398,7 @@ def main(settings: Settings) -> int:
     Raises:
         EmbeddedUnavailable: no private Redis can run here.
         DiskFailed: UPLOAD_DIR cannot be used.
+        AnotherDirectory: this Redis belongs to another UPLOAD_DIR.
     """
     # Until the worker takes signals itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -410,6 +411,9 @@ def main(settings: Settings) -> int:
             revive = held.enter_context(Embedded(settings.upload_dir / "redis")).ensure
         _given.set(settings)
         jobs = RedisJobs.connect(redis_url(settings), data, settings)
+        # One that is away is waited for, and looked at then.
+        with suppress(StoreUnavailable):
+            jobs.marker.claim()
         CrashAwareWorker(jobs, revive).run()
     return 0
 

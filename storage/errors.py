@@ -11,6 +11,7 @@
     * JournalDamaged: the record beside the data cannot be read
     * RecordBehind: Redis lacks what the journal says
     * RecordTooNew: a newer version of this program wrote the record
+    * AnotherDirectory: this Redis belongs to another UPLOAD_DIR
 """
 
 from __future__ import annotations
@@ -68,3 +69,7 @@ class RecordBehind(StorageError):
 
 class RecordTooNew(StorageError):
     """A newer version of this program wrote the record."""
+
+
+class AnotherDirectory(StorageError):
+    """This Redis belongs to another UPLOAD_DIR."""

@@ -62,6 +62,10 @@ class FileStore:
         self._results = directory / "results"
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
+    @property
+    def directory(self) -> Path:
+        return self._directory
+
     def prepare(self) -> None:
         """Make the directories; raise DiskFailed naming the one that cannot be used."""
         try:

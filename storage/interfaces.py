@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from storage.job import Ended, Job
     from storage.upload import Upload
@@ -59,6 +60,10 @@ class DataStore(Protocol):
     Every method blocks, and raises DiskFailed; what writes raises StorageFull too. Ids are checked
     before they come here.
     """
+
+    @property
+    def directory(self) -> Path:
+        """Tell where it lies."""
 
     def create(self, upload: Upload) -> None:
         """Create the upload durably: it survives a power cut from here on.

@@ -15,16 +15,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import structlog
 
 from storage import redis_schema as schema
-from storage.errors import DiskFailed, StorageError, StorageFull, UploadGone, UploadNotFound
+from storage.checkup import Checkup
+from storage.errors import (
+    AnotherDirectory,
+    DiskFailed,
+    StorageError,
+    StorageFull,
+    UploadGone,
+    UploadNotFound,
+)
 from storage.finals import Finals
 from storage.job import Ended, JobState
+from storage.marker import Marker
 from storage.reconciler import Reconciler
 from storage.redis_sync import call, clients, redis_errors
 from storage.rq_queue import RqQueue
 from storage.sweeper import Retention, Sweeper
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis import Redis
 
@@ -38,6 +47,8 @@ MOST_LOSSES = 10
 _BATCH = 200
 # Seconds until a run that was put off is tried again.
 _PUT_OFF = 300.0
+# Seconds.
+_CHECKUP = 600.0
 
 
 class Cancelled(StorageError):
@@ -94,6 +105,12 @@ class RedisJobs:
         self._finals = Finals(redis, data, max_size, retention.result_ttl)
         self._sweeper = Sweeper(redis, queue, data, retention, self._finals)
         self._reconciler = Reconciler(redis, queue, data, self._sweeper, self)
+        self.marker = Marker(redis, data.directory)
+        self.checkup = Checkup(
+            redis, queue, data=data, sweeper=self._sweeper, reconciler=self._reconciler, jobs=self
+        )
+        self._checkup_at = 0.0
+        self._refused = False
 
     @classmethod
     def connect(
@@ -116,7 +133,8 @@ class RedisJobs:
 
     @redis_errors()
     def workers(self) -> int:
-        """Count the workers that wait for or run jobs."""
+        """Count the workers that wait for or run jobs; raise AnotherDirectory too."""
+        self.marker.known()
         return self._rq.workers()
 
     # --- from the outbox to RQ
@@ -275,12 +293,33 @@ class RedisJobs:
         log.warning("job.redriven", job=upload_id)
 
     def sweep(self) -> int:
-        """Remove what is due: unfinished uploads, videos, at last records and results."""
-        return self._sweeper.sweep()
+        """Remove what is due: unfinished uploads, videos, at last records and results.
+
+        At times it looks for what no other step would ever find (storage.checkup).
+        """
+        if not self._ours(self.marker.known):
+            return 0
+        count = self._sweeper.sweep()
+        if time.monotonic() >= self._checkup_at:
+            self._checkup_at = time.monotonic() + _CHECKUP
+            count += self.checkup.mend()
+        return count
 
     def reconcile(self) -> int:
         """Mend what was lost on the way: records that Redis lacks, jobs nobody will run."""
-        return self._reconciler.reconcile()
+        return self._reconciler.reconcile() if self._ours(self.marker.claim) else 0
+
+    def _ours(self, look: Callable[[], object]) -> bool:
+        """Tell whether this Redis is this directory's; it is said once where it is not."""
+        try:
+            look()
+        except AnotherDirectory as error:
+            if not self._refused:
+                log.warning("redis.of_another_directory", reason=str(error))
+            self._refused = True
+        else:
+            self._refused = False
+        return not self._refused
 
 
 def _check(answer: int) -> None:

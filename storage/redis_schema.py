@@ -26,6 +26,8 @@ OUTBOX = "tusd:outbox"
 JOBS = "tusd:jobs"
 # The `run_id` of the Redis whose records were last compared with the journals.
 CHECKED = "tusd:checked"
+# `{id} {path}` of the directory whose Redis this is.
+MARKER = "tusd:directory"
 # The states of a job that has all its bytes and has not ended.
 ACTIVE = ("pending", "processing")
 
@@ -71,6 +73,12 @@ class Script:
         digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         object.__setattr__(self, "sha", digest)
 
+
+# A Redis without a marker has lost what it had, or never had it: all records are to be compared.
+# KEYS marker checked   ARGV the marker
+MARK = Script("""
+if redis.call('SET', KEYS[1], ARGV[1], 'NX') then redis.call('DEL', KEYS[2]) end
+""")
 
 # What waits for a part is looked at when the part is complete, and when it is gone.
 _WAKE = """

@@ -121,6 +121,10 @@ class RqQueue:
         taken = self._queue().intermediate_queue.get_job_ids()
         return {execution.job_id for execution in self._executions()} | set(taken)
 
+    def ids(self) -> set[str]:
+        """Return the ids of jobs that wait or that a worker has taken."""
+        return set(self._queue().get_job_ids()) | self.running()
+
     def delete(self, job_id: str) -> None:
         """Remove every trace of the job; idempotent."""
         self._doubted.pop(job_id, None)

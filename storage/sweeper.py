@@ -103,11 +103,12 @@ class Sweeper:
 
     def _sweep(self, upload_id: str) -> bool:
         with one_by_one(upload_id):
-            return self._look(upload_id)
+            return self.look(upload_id)
         self._look_again(upload_id, _LOOK_AGAIN)
         return False
 
-    def _look(self, upload_id: str) -> bool:
+    def look(self, upload_id: str) -> bool:
+        """Remove of one upload what is due; tell whether that was anything."""
         record, state = self._record(upload_id)
         if record is None:
             return self._sweep_tombstone(upload_id)
@@ -182,11 +183,15 @@ class Sweeper:
     def _forget(self, upload_id: str) -> bool:
         # Files first: dying in between, the rest is still due.
         self._data.purge(upload_id)
-        with redis_errors():
-            self._rq.delete(upload_id)
-            keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
-            call(self._redis, schema.FORGET, keys, (upload_id, time.time()))
+        self.forget_record(upload_id)
         return True
+
+    @redis_errors()
+    def forget_record(self, upload_id: str) -> None:
+        """Drop every trace of an upload from Redis; its files are not touched."""
+        self._rq.delete(upload_id)
+        keys = (*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX, schema.JOBS)
+        call(self._redis, schema.FORGET, keys, (upload_id, time.time()))
 
     @redis_errors()
     def _record(self, upload_id: str) -> tuple[Upload | None, str | None]:

@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
+from settings import Settings
+from storage import redis_schema as schema
+from storage.filestore import FileStore
+from storage.redis_jobs import RedisJobs
 from tests.acceptance.process import Server, Site, eventually, new_directory
 from tests.acceptance.raw import APPEND, TUS, Connection, Response, Tus
 
@@ -352,6 +356,28 @@ def test_an_expired_upload_is_gone(site: Site) -> None:
     path = tus.create(5)
     eventually(lambda: tus.head(path).status == 410 or None, "410")
     assert tus.patch(path, 0, b"x").status == 410
+
+
+def test_the_tombstone_of_an_upload_is_forgotten_when_results_are(site: Site) -> None:
+    tus = Tus(site.serve().port)
+    path = tus.create(5)
+    assert tus.request("DELETE", path, TUS).status == 204
+    assert tus.head(path).status == 410
+    upload_id = path.rpartition("/")[2]
+    with redis.Redis.from_url(site.redis_url) as client:
+        client.zadd(schema.EXPIRING, {upload_id: 1})
+    jobs = RedisJobs.connect(site.redis_url, FileStore(site.uploads), Settings())
+    # Or the server was first.
+    eventually(lambda: jobs.sweep() or not site.stored(f"{path}.log").exists() or None, "sweep")
+    assert tus.head(path).status == 404
+
+
+def test_the_time_of_an_unfinished_upload_begins_anew_with_what_comes(tus: Tus, site: Site) -> None:
+    path = tus.create(5)
+    data, upload_id = FileStore(site.uploads), path.rpartition("/")[2]
+    before = data.recover(upload_id)[0].expires_at
+    assert tus.patch(path, 0, b"x").status == 204
+    assert data.recover(upload_id)[0].expires_at > before
 
 
 def test_a_disk_without_room_takes_no_new_upload(site: Site) -> None:

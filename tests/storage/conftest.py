@@ -1,4 +1,4 @@
-"""Fixtures of the stores: lockers, each as if in a process of its own."""
+"""Fixtures of the stores: lockers, each as if in a process of its own, and data beside a Redis."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import pytest
 from redis.asyncio import Redis
 
 from storage import redis_schema as schema
+from storage.filestore import FileStore
 from storage.redis_locker import RedisLocker, end, process_identity
+from tests.storage.place import Place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     Lockers = Callable[[], AbstractAsyncContextManager[RedisLocker]]
 
@@ -44,3 +47,10 @@ def locker(redis: Redis) -> Lockers:
             await end(task)
 
     return running
+
+
+@pytest.fixture
+def place(redis_url: str, tmp_path: Path) -> Place:
+    data = FileStore(tmp_path)
+    data.prepare()
+    return Place(redis_url, data, tmp_path)

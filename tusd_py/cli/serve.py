@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 CODES = {
     Exit.OK: "stopped by SIGTERM or Ctrl-C",
     Exit.USAGE: "an option or a setting has a bad value",
-    Exit.STARTUP: "could not start: port taken, no Redis server to run, directory not writable",
+    Exit.STARTUP: "could not start: port taken, no Redis server to run, "
+    "directory not writable, or the Redis of another directory",
 }
 # What is asked to stop answers within a moment; only a stuck client is waited for so long.
 GRACE_SECONDS = 10
@@ -66,7 +67,8 @@ def _serve(settings: Settings) -> None:
     _need_directory(settings)
     sockets = listen(settings.host, settings.port)
     port = sockets[0].getsockname()[1]
-    with _private_redis(settings):
+    with _private_redis(settings) as url:
+        _need_own_redis(url, settings)
         _run(settings, sockets, f"http://{_shown(settings.host)}:{port}/files/")
 
 
@@ -110,13 +112,13 @@ def _run(settings: Settings, sockets: list[socket.socket], url: str) -> None:
 
 
 @contextlib.contextmanager
-def _private_redis(settings: Settings) -> Iterator[None]:
+def _private_redis(settings: Settings) -> Iterator[str]:
     """Start the private server where no Redis is named: that it cannot is said before we listen.
 
-    The app looks after it from then on.
+    Yield where Redis is. The app looks after it from then on.
     """
     if settings.redis_url is not None:
-        yield
+        yield settings.redis_url
         return
     from storage.embedded import Embedded, EmbeddedUnavailable  # noqa: PLC0415
 
@@ -126,9 +128,26 @@ def _private_redis(settings: Settings) -> Iterator[None]:
     except EmbeddedUnavailable as error:
         raise CommandError(str(error), Exit.STARTUP) from error
     try:
-        yield
+        yield embedded.url
     finally:
         embedded.close()
+
+
+def _need_own_redis(url: str, settings: Settings) -> None:
+    """Refuse the Redis of another directory; one that is away is waited for, and looked at then."""
+    from storage.errors import AnotherDirectory, StorageError  # noqa: PLC0415
+    from storage.marker import Marker  # noqa: PLC0415
+    from storage.redis_sync import clients  # noqa: PLC0415
+
+    text, _ = clients(url)
+    try:
+        Marker(text, settings.upload_dir).claim()
+    except AnotherDirectory as error:
+        raise CommandError(str(error), Exit.STARTUP) from error
+    except StorageError:
+        return
+    finally:
+        text.close()
 
 
 def _need_directory(settings: Settings) -> None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 CODES = {
     Exit.OK: "stopped by SIGTERM or Ctrl-C",
     Exit.USAGE: "an option or a setting has a bad value",
-    Exit.STARTUP: "could not start: no Redis server to run, directory not writable",
+    Exit.STARTUP: "could not start: no Redis server to run, directory not writable, "
+    "or the Redis of another directory",
 }
 SETTINGS = (
     "upload_dir",

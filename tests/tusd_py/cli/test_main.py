@@ -18,6 +18,7 @@ OWN_OPTIONS = {
     "serve": [],
     "demo": ["--once", "--video", "--data", "--port", "--plate-reader"],
     "upload": ["--url", "--no-wait", "--json", "--retry-seconds"],
+    "doctor": ["--dry-run", "--json", "--adopt", "--upload-dir"],
     "analyze": ["--json", "--plate-reader", "--alpr-model-dir"],
 }
 
