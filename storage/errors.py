@@ -2,6 +2,7 @@
 
 * StorageError
     * UploadNotFound: no upload of that id was ever here
+    * UploadExists: there is one of that id already
     * UploadGone: it was removed or has expired
     * UploadLocked: another request writes it and did not let go in time
     * LockLost: the lock passed to another holder; nothing more may be written
@@ -28,6 +29,10 @@ class StorageError(Exception):
 
 class UploadNotFound(StorageError):
     """No upload of that id is here."""
+
+
+class UploadExists(StorageError):
+    """An upload of that id is here already."""
 
 
 class UploadGone(StorageError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hmac
 import io
 import itertools
 import os
@@ -20,6 +21,7 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from uuid import UUID
 
 from storage import journal
 from storage.errors import (
@@ -28,6 +30,7 @@ from storage.errors import (
     LockLost,
     RecordBehind,
     StorageFull,
+    UploadExists,
     UploadGone,
     UploadNotFound,
 )
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 # Buffers one system call takes; Linux allows 1024.
 _IOV_MAX = 1024
+_PIECE = 2**20
 _JOURNAL_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.log")
 
 
@@ -79,17 +83,56 @@ class FileStore:
             ) from error
 
     def create(self, upload: Upload) -> None:
+        lines = journal.first_lines(upload, self._boot)
         with _disk_errors():
             data = self._segment(upload.id, 0)
+            if upload.fingerprint is not None:
+                self._create_once(upload.id, lines)
+                # What a crash left of an earlier try is as good; a final one's files are its parts'.
+                if not upload.final:
+                    os.close(os.open(data, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
+                _sync_directory(self._directory)
+                return
             # The files of a final one are its parts'.
             if not upload.final:
                 _create_file(data, b"")
             try:
-                _create_file(self._journal(upload.id), journal.first_lines(upload, self._boot))
+                _create_file(self._journal(upload.id), lines)
             except OSError:
                 data.unlink(missing_ok=True)
                 raise
             _sync_directory(self._directory)
+
+    def _create_once(self, upload_id: str, lines: bytes) -> None:
+        """Create a journal whole or not at all, where another request may do the same."""
+        aside = self._directory / f".{upload_id}.{secrets.token_hex(8)}"
+        _create_file(aside, lines)
+        try:
+            os.link(aside, self._journal(upload_id))
+        except FileExistsError:
+            raise UploadExists(f"there is an upload {upload_id} already") from None
+        finally:
+            aside.unlink()
+
+    def identify(self, key: str) -> str:
+        with _disk_errors():
+            digest = hmac.digest(self._secret(), key.encode(), "sha256")
+        return str(UUID(bytes=digest[:16], version=4))
+
+    def _secret(self) -> bytes:
+        """Return what keeps ids from being computed from keys; made once for the directory."""
+        place = self._directory / ".secret"
+        with suppress(FileNotFoundError):
+            return place.read_bytes()
+        aside = self._directory / f".secret-{secrets.token_hex(8)}"
+        _create_file(aside, secrets.token_bytes(32))
+        try:
+            with suppress(FileExistsError):
+                os.link(aside, place)
+        finally:
+            aside.unlink()
+        _sync_directory(self._directory)
+        return place.read_bytes()
 
     def assemble(self, final_id: str, most: int) -> Upload:
         with _disk_errors():
@@ -375,6 +418,16 @@ class FileWriter:
                 written = os.pwritev(self._data, pending[:_IOV_MAX], self._offset - self._start)
                 self._offset += written
                 _consume(pending, written)
+
+    def written(self, start: int) -> Iterator[bytes]:
+        with _disk_errors():
+            while start < self._offset:
+                count = min(_PIECE, self._offset - start)
+                piece = os.pread(self._data, count, start - self._start)
+                if not piece:
+                    raise OSError(errno.EIO, "what was written is not there")
+                start += len(piece)
+                yield piece
 
     def commit(self, upload: Upload) -> None:
         with _disk_errors():

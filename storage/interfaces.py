@@ -34,6 +34,9 @@ class Writer(Sink, Protocol):
     def upload(self) -> Upload:
         """The record as it was opened, with the segment that is written, or committed last."""
 
+    def written(self, start: int) -> Iterator[bytes]:
+        """Read back what this writer wrote from `start` on."""
+
     def commit(self, upload: Upload) -> None:
         """Bring data, then journal, to stable storage: `upload` is what is true from here on.
 
@@ -69,7 +72,13 @@ class DataStore(Protocol):
         """Create the upload durably: it survives a power cut from here on.
 
         A final one has no bytes before it is assembled.
+
+        Raises:
+            UploadExists: there is one of that id, alive or removed; of many at once one succeeds.
         """
+
+    def identify(self, key: str) -> str:
+        """Return the id that `key` names here, always the same and known to nobody else."""
 
     def assemble(self, final_id: str, most: int) -> Upload:
         """Give a final upload the bytes of its parts as far as they are complete; idempotent.

@@ -143,6 +143,11 @@ class RedisLocker:
         with self._waits(upload_id) as wait:
             return (await self._take_turn(upload_id, wait, take=False))[0]
 
+    @property
+    def closing(self) -> bool:
+        """Tell whether this process is about to end."""
+        return self._closing
+
     def stop_all(self) -> None:
         """Ask every holder of this process to let go, now and from now on: it shuts down."""
         self._closing = True

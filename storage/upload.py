@@ -32,7 +32,9 @@ class Upload:
     Times are seconds since the epoch. A `length` of None is not known yet. `metadata` is the
     `Upload-Metadata` header as received, so that it is echoed byte for byte. `offset` is what a
     client may rely on. `segments` are the files it lies in: the number of each, and the offset at
-    which it begins. `concat` is the `Upload-Concat` header as received.
+    which it begins. `concat` is the `Upload-Concat` header as received, `repr_digest` the
+    `Repr-Digest` of its creation. `dialect` is the one that created it. `fingerprint` stands for
+    the request that an Idempotency-Key named it by.
     """
 
     id: str
@@ -45,6 +47,9 @@ class Upload:
     token: int = 0
     segments: tuple[tuple[int, int], ...] = FIRST_SEGMENT
     concat: str | None = None
+    dialect: str = "tus"
+    repr_digest: str | None = None
+    fingerprint: str | None = None
 
     @property
     def partial(self) -> bool:
@@ -118,6 +123,9 @@ class Upload:
             token=int(fields["token"]),
             segments=_segments(fields.get("segments")),
             concat=fields.get("concat"),
+            dialect=fields.get("dialect", "tus"),
+            repr_digest=fields.get("repr_digest"),
+            fingerprint=fields.get("fingerprint"),
         )
 
     @property

@@ -24,13 +24,16 @@ from storage.filestore import FileStore
 from storage.redis_info import RedisInfoStore
 from storage.redis_jobs import RedisJobs
 from storage.redis_locker import RedisLocker, end
-from tusd_py import protocol
+from tusd_py import protocol, resumable
 from tusd_py.dispatch import Dispatcher
 from tusd_py.download import Downloads
 from tusd_py.exchange import AsgiExchange
 from tusd_py.jobs import Jobs
-from tusd_py.protocol import Limits, ProtocolError
-from tusd_py.uploads import Uploads, carry_out
+from tusd_py.origin import Origin, TrustedPeers
+from tusd_py.protocol import IETF, TUS, Limits, ProtocolError
+from tusd_py.resumable import Dialect
+from tusd_py.tus import Tus
+from tusd_py.uploads import Call, Uploads, carry_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,18 +42,29 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from settings import Settings
+    from storage.upload import Upload
+    from tusd_py.exchange import Exchange
+    from tusd_py.headers import Headers
+    from tusd_py.origin import Reach
+    from tusd_py.protocol import Speaker
 
 # Seconds a request waits for Redis before it answers 503.
 _CONNECT = 1.0
 _ANSWER = 3.0
 _CONNECTIONS = 64
+# What a request of the drafts' final form need not mark as its own.
+_LEFT_OPEN = frozenset({"HEAD", "DELETE"})
 # Every header of ours that a page may want to read; a browser hides the others.
 EXPOSED = (
+    "Accept-Patch",
     "Accept-Ranges",
+    "Allow",
     "Content-Disposition",
+    "Content-Location",
     "Content-Range",
     "ETag",
     "Location",
+    "Repr-Digest",
     "Retry-After",
     "Tus-Checksum-Algorithm",
     "Tus-Extension",
@@ -60,37 +74,79 @@ EXPOSED = (
     "Upload-Complete",
     "Upload-Concat",
     "Upload-Defer-Length",
+    "Upload-Draft-Interop-Version",
     "Upload-Expires",
+    "Upload-Incomplete",
     "Upload-Length",
+    "Upload-Limit",
     "Upload-Metadata",
     "Upload-Offset",
 )
 
 
 class Files:
-    """Serve the tus endpoint as a plain ASGI app; a GET is a download."""
+    """Serve uploads as a plain ASGI app; a GET of a finished one is a download."""
 
     def __init__(
-        self, uploads: Uploads, downloads: Downloads | None, *, chunk_size: int, stall: float
+        self,
+        uploads: Uploads,
+        downloads: Downloads | None,
+        origin: Origin,
+        exchange: Callable[[Scope, Receive, Send], Exchange],
     ) -> None:
         self._uploads = uploads
         self._downloads = downloads
-        self._exchange = partial(AsgiExchange, chunk_size=chunk_size, stall=stall)
+        self._origin = origin
+        self._exchange = exchange
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry out one request."""
         upload_id = scope["path_params"].get("upload_id", "").rstrip("/") or None
-        if scope["method"] == "GET" and upload_id and self._downloads:
+        method, exchange = scope["method"], self._exchange(scope, receive, send)
+        reach = self._origin.of(scope, exchange.headers)
+        speaker = await self._speaker(method, upload_id, exchange.headers, reach)
+        if method == "GET" and speaker.name == TUS and upload_id and self._downloads:
             download = await self._downloads.download(Request(scope))
             await download(scope, receive, send)
             return
-        exchange = self._exchange(scope, receive, send)
         try:
-            action = protocol.parse(scope["method"], upload_id, exchange.headers)
+            action = speaker.parse(method, upload_id, exchange.headers)
         except ProtocolError as error:
-            await exchange.respond(protocol.refused(error, head=scope["method"] == "HEAD"))
+            head = method == "HEAD"
+            await exchange.respond(speaker.refused(error, self._uploads.limits, head=head))
             return
-        await carry_out(action, exchange, self._uploads)
+        await carry_out(Call(speaker, exchange, reach, action), self._uploads)
+
+    async def _speaker(
+        self, method: str, upload_id: str | None, headers: Headers, reach: Reach
+    ) -> Speaker:
+        """Tell whose request it is; where it does not say, the upload's own dialect is meant."""
+        if upload_id is not None and method == "GET":
+            asks = await self._asks_where(upload_id, headers)
+            return Dialect.of(headers) if asks else Tus(reach)
+        if not resumable.speaks(method, headers):
+            return Tus(reach)
+        if upload_id is not None and method in _LEFT_OPEN and resumable.unmarked(headers):
+            upload = await self._find(upload_id)
+            if upload is not None and upload.dialect == TUS:
+                return Tus(reach)
+        return Dialect.of(headers)
+
+    async def _asks_where(self, upload_id: str, headers: Headers) -> bool:
+        """Tell whether a GET asks as HEAD does: of an upload of the drafts that goes on."""
+        upload = None if "tus-resumable" in headers else await self._find(upload_id)
+        if upload is None or upload.complete or upload.partial or upload.final:
+            return False
+        return upload.dialect == IETF or not resumable.unmarked(headers)
+
+    async def _find(self, upload_id: str) -> Upload | None:
+        if not protocol.is_upload_id(upload_id):
+            return None
+        try:
+            found = await self._uploads.info.find(upload_id)
+            return found or (await to_thread.run_sync(self._uploads.data.recover, upload_id))[0]
+        except StorageError:
+            return None
 
 
 class Probes:
@@ -148,10 +204,11 @@ def create_app(settings: Settings) -> Starlette:
             settings.max_file_size,
             settings.upload_expiration_seconds,
             termination=not settings.disable_termination,
+            video=settings.require_video,
         ),
         min_free_bytes=settings.min_free_bytes,
-        location=lambda upload_id: f"{(settings.public_url or '').rstrip('/')}/files/{upload_id}",
         finished=dispatcher.wake,
+        closing=lambda: locker.closing,
     )
 
     @asynccontextmanager
@@ -167,15 +224,18 @@ def create_app(settings: Settings) -> Starlette:
                 await to_thread.run_sync(embedded.close)
 
     downloads = None if settings.disable_download else Downloads(info, data)
-    files = Files(
-        uploads, downloads, chunk_size=settings.chunk_size, stall=settings.upload_timeout_seconds
+    trusted = TrustedPeers.parse(settings.trusted_proxies)
+    origin = Origin(settings.public_url, settings.upload_path, trusted)
+    exchange = partial(
+        AsgiExchange, chunk_size=settings.chunk_size, stall=settings.upload_timeout_seconds
     )
+    files = Files(uploads, downloads, origin, exchange)
     jobs = Jobs(info, data)
     probes = Probes(data, outbox, settings.min_free_bytes)
     app = Starlette(
         routes=[
-            Route("/files", files),
-            Route("/files/{upload_id:path}", files),
+            Route(origin.creation_path, files),
+            Route(f"{origin.creation_path}/{{upload_id:path}}", files),
             Route("/jobs/{job_id}", jobs.status),
             Route("/jobs/{job_id}/result", jobs.result),
             Route("/health", probes.health),

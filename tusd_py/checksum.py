@@ -36,7 +36,7 @@ class _Crc:
 
 
 def new_digest(algorithm: str) -> Digest:
-    """Start a digest of one of `protocol.ALGORITHMS`."""
+    """Start a digest of one of `tus.ALGORITHMS`."""
     if algorithm == "crc32":
         return _Crc(lambda value, data: zlib.crc32(data, value))
     if algorithm == "crc32c":

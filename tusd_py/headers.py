@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 # 19 digits hold every length below 2**63; int() alone would take "+5" and "1_0".
 _NUMBER = re.compile(r"[0-9]{1,19}")
+_KEY_LEAST, _KEY_MOST = 16, 255
+_KEY = re.compile(rf"[ -~]{{{_KEY_LEAST},{_KEY_MOST}}}")
+_QUOTED_KEY = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _METADATA_KEY = re.compile(r"[!-+\--~]+")
 
 
@@ -58,6 +61,11 @@ class Headers:
         """Return a header that may be spread over several lines (RFC 9110, section 5.3)."""
         values = self._fields.get(name)
         return None if values is None else separator.join(values)
+
+    def listed(self, name: str) -> set[str]:
+        """Return the elements of a header that lists names, in lower case."""
+        elements = (self.joined(name) or "").split(",")
+        return {element.strip(" \t").lower() for element in elements} - {""}
 
 
 def parse_number(name: str, value: str) -> int:
@@ -111,6 +119,19 @@ def parse_checksum(value: str) -> Checksum:
     if not separator or not algorithm:
         raise InvalidHeader("upload-checksum", "an algorithm and a base64 digest", value)
     return Checksum(algorithm, _decode("upload-checksum", encoded))
+
+
+def parse_key(value: str) -> str:
+    """Parse `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a String, or bare.
+
+    Whoever knows it counts as the same caller, so it may not be guessed.
+    """
+    quoted = _QUOTED_KEY.fullmatch(value)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else value
+    if not _KEY.fullmatch(key):
+        expected = f"{_KEY_LEAST} to {_KEY_MOST} printable ASCII characters"
+        raise InvalidHeader("idempotency-key", expected, value)
+    return key
 
 
 def parse_final(value: str) -> list[str]:

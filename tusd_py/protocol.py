@@ -1,54 +1,28 @@
-"""tus 1.0.0 without I/O: what a request asks for, whether it may, and what it is answered.
+"""What both dialects share, without I/O: actions, rules, refusals.
 
-https://tus.io/protocols/resumable-upload. `parse` reads a request, `admit_*` checks it against
-the upload, the builders at the end make the responses. No function here touches a socket, a file
-or a clock.
+A Speaker (`tus.Tus`, `resumable.Dialect`) reads a request to an action and words its answer;
+`admit_*` checks the action against the upload. No function here touches a socket, a file or a
+clock.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from storage import errors as storage_errors
-from storage.upload import PARTIAL, Upload, id_of
-from tusd_py.headers import (
-    Checksum,
-    Headers,
-    InvalidHeader,
-    build_date,
-    media_type,
-    parse_checksum,
-    parse_final,
-    parse_metadata,
-    parse_number,
-)
+from storage.upload import PARTIAL, Upload
+from tusd_py.headers import parse_metadata
+from tusd_py.sniff import may_be_video
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-TUS_VERSION = "1.0.0"
-EXTENSIONS = (
-    "creation",
-    "creation-with-upload",
-    "creation-defer-length",
-    "expiration",
-    "checksum",
-    "termination",
-    "concatenation",
-    "concatenation-unfinished",
-)
-ALGORITHMS = ("sha1", "md5", "crc32", "crc32c", "sha256", "sha512", "blake2b")
-# Bytes. Every record and every HEAD carries them.
-_METADATA_MOST = 16 * 1024
-APPEND_TYPE = "application/offset+octet-stream"
-# Beside a creation these are not ours to read: the upload is created without them.
-_IGNORED_TYPES = frozenset(("", "application/x-www-form-urlencoded", "multipart/form-data"))
-_UPLOAD_METHODS = "OPTIONS, GET, HEAD, PATCH, DELETE"
-_CREATION_METHODS = "OPTIONS, POST"
+    from tusd_py.headers import Checksum, Headers
+
+TUS, IETF = "tus", "ietf"
 
 
 class Code(Enum):
@@ -62,7 +36,9 @@ class Code(Enum):
     FINAL_IS_FIXED = 403, "a final upload is made of its parts: nothing can be added to it"
     METHOD_NOT_ALLOWED = 405, "this method is not allowed here"
     INVALID_HEADER = 400, "a header is not as the protocol wants it"
-    INVALID_CONTENT_TYPE = 415, f"the body of this request must be {APPEND_TYPE}"
+    INVALID_CONTENT_TYPE = 415, "the body of this request is not of the type it must have"
+    NOT_A_VIDEO = 415, "File must be a video (mp4, avi, mov, mkv, webm, flv)"
+    KEY_REUSED = 409, "this Idempotency-Key stands for another request"
     NOT_FOUND = 404, "there is no such upload"
     GONE = 410, "this upload was removed or has expired"
     MISMATCHED_OFFSET = 409, "Upload-Offset is not where this upload stands"
@@ -98,6 +74,10 @@ class Limits:
     max_size: int
     expiration: float
     termination: bool = True
+    #: Whether what is not a video is refused.
+    video: bool = False
+    #: Whether the server can read trailers.
+    trailers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +91,8 @@ class Create:
 
     `length` is None while the client does not know it, `content_length` for a chunked body.
     `completes` is what a request says of itself; None: complete when all of `length` is here (tus).
+    `trailer` names the field behind the body that will hold its checksum. `repr_digest` is the
+    header of that name as received, `wanted` the digests asked for. `key` is the Idempotency-Key.
     """
 
     length: int | None
@@ -120,6 +102,10 @@ class Create:
     completes: bool | None = None
     checksum: Checksum | None = None
     partial: bool = False
+    trailer: str | None = None
+    repr_digest: str | None = None
+    wanted: tuple[str, ...] = ()
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +115,7 @@ class Concatenate:
     parts: tuple[str, ...]
     concat: str
     metadata: str | None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +135,9 @@ class Append:
     length: int | None = None
     completes: bool | None = None
     checksum: Checksum | None = None
+    trailer: str | None = None
+    repr_digest: str | None = None
+    wanted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,146 +152,87 @@ Action = Discover | Create | Concatenate | Head | Append | Terminate
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Answer a request; `Tus-Resumable` is on every one."""
+    """Answer a request."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
 
-def parse(method: str, upload_id: str | None, headers: Headers) -> Action:
-    """Read a request to the creation URL (`upload_id` None) or to an upload.
+class Speaker(Protocol):
+    """Speak one dialect: read requests, word answers. `now` is in seconds since the epoch."""
 
-    Raises:
-        ProtocolError: it is not a request of this protocol.
-    """
-    try:
-        method = _overridden(method, headers)
-        if method == "OPTIONS":
-            return Discover()
-        _check_method(method, upload_id)
-        _check_version(headers)
-        return _parse_create(headers) if upload_id is None else _parse(method, upload_id, headers)
-    except InvalidHeader as error:
-        raise ProtocolError(Code.INVALID_HEADER, str(error)) from error
+    @property
+    def name(self) -> str:
+        """TUS or IETF."""
 
+    def parse(self, method: str, upload_id: str | None, headers: Headers) -> Action:
+        """Read a request to the creation URL (`upload_id` None) or to an upload.
 
-def _overridden(method: str, headers: Headers) -> str:
-    # Only from POST: a preflight is OPTIONS, and nobody needs to turn a GET into something else.
-    override = headers.one("x-http-method-override") if method == "POST" else None
-    return override.upper() if override else method
+        Raises:
+            ProtocolError: it is not a request of this protocol.
+        """
 
+    def admit_append(self, action: Append, upload: Upload) -> None:
+        """Check what this dialect wants otherwise than `admit_append`, before that."""
 
-def _check_method(method: str, upload_id: str | None) -> None:
-    allowed = _CREATION_METHODS if upload_id is None else _UPLOAD_METHODS
-    # GET is a download, and no matter of this protocol.
-    if method not in allowed.split(", ") or method == "GET":
-        raise ProtocolError(Code.METHOD_NOT_ALLOWED, Allow=allowed)
+    def replays(self, action: Append, upload: Upload) -> bool:
+        """Tell whether a client that lost the last answer asks for it again."""
 
+    def parse_trailer(self, trailers: Headers) -> Checksum | None:
+        """Read the checksum that came behind a body; raise ProtocolError."""
 
-def _check_version(headers: Headers) -> None:
-    version = headers.joined("tus-resumable")
-    # A proxy or HTTP/2 may join equal lines to one.
-    if version is None or {part.strip() for part in version.split(",")} != {TUS_VERSION}:
-        raise ProtocolError(Code.UNSUPPORTED_VERSION, Tus_Version=TUS_VERSION)
+    def discovered(self, limits: Limits) -> Response:
+        """Answer OPTIONS."""
 
+    def interim(self, upload: Upload, location: str, limits: Limits, now: float) -> Response | None:
+        """Announce an upload that was created, before its body is read."""
 
-def _parse(method: str, upload_id: str, headers: Headers) -> Action:
-    if not is_upload_id(upload_id):
-        raise ProtocolError(Code.NOT_FOUND)
-    if method == "HEAD":
-        return Head(upload_id)
-    if method == "DELETE":
-        return Terminate(upload_id)
-    if media_type(headers.one("content-type") or "") != APPEND_TYPE:
-        raise ProtocolError(Code.INVALID_CONTENT_TYPE)
-    offset = _number(headers, "upload-offset")
-    if offset is None:
-        raise InvalidHeader("upload-offset", "a non-negative integer", "nothing")
-    return Append(
-        upload_id,
-        offset,
-        _number(headers, "content-length"),
-        length=_number(headers, "upload-length"),
-        checksum=_checksum(headers),
-    )
+    def progress(self, upload: Upload) -> Response | None:
+        """Tell in between how far a body has come."""
 
+    def created(
+        self,
+        upload: Upload,
+        location: str,
+        limits: Limits,
+        now: float,
+        final: Response | None = None,
+        *,
+        body: bool = True,
+    ) -> Response:
+        """Answer a creation; `final` is what a complete upload comes to, `body` if some came."""
 
-def _parse_create(headers: Headers) -> Create | Concatenate:
-    metadata = headers.joined("upload-metadata")
-    if len(metadata or "") > _METADATA_MOST:
-        raise ProtocolError(Code.HEADERS_TOO_LARGE)
-    parse_metadata(metadata or "")
-    concat = headers.one("upload-concat")
-    if concat is not None and concat != PARTIAL:
-        return _parse_final(concat, metadata or None, headers)
-    length = _parse_length(headers)
-    kind = media_type(headers.one("content-type") or "")
-    body = kind == APPEND_TYPE
-    if not body and kind not in _IGNORED_TYPES and _has_body(headers):
-        raise ProtocolError(Code.INVALID_CONTENT_TYPE)
-    return Create(
-        length,
-        metadata or None,
-        body,
-        _number(headers, "content-length"),
-        checksum=_checksum(headers) if body else None,
-        partial=concat is not None,
-    )
+    def appended(
+        self,
+        upload: Upload,
+        location: str,
+        limits: Limits,
+        now: float,
+        final: Response | None = None,
+    ) -> Response:
+        """Answer PATCH."""
 
+    def stands_at(self, upload: Upload, limits: Limits, now: float) -> Response:
+        """Answer HEAD."""
 
-def _parse_final(concat: str, metadata: str | None, headers: Headers) -> Concatenate:
-    if "upload-length" in headers or "upload-defer-length" in headers:
-        raise InvalidHeader("upload-concat", "no length beside final", concat)
-    if _has_body(headers):
-        raise ProtocolError(Code.FINAL_IS_FIXED)
-    host = headers.one("host") or ""
-    urls = parse_final(concat)
-    return Concatenate(tuple(_part(url, host) for url in urls), concat, metadata)
+    def terminated(self) -> Response:
+        """Answer DELETE."""
 
+    def refused(
+        self,
+        error: ProtocolError,
+        limits: Limits,
+        *,
+        head: bool,
+        action: Action | None = None,
+        upload: Upload | None = None,
+    ) -> Response:
+        """Answer a request that cannot be carried out; HEAD never sees a 5xx.
 
-def _part(url: str, host: str) -> str:
-    """Return the id of a partial upload: a path, or an address under the host that was asked."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise InvalidHeader("upload-concat", "addresses of uploads", url) from None
-    if parts.netloc not in {"", host} or parts.query or parts.fragment:
-        raise InvalidHeader("upload-concat", f"uploads of {host}", url)
-    upload_id = id_of(url)
-    if not is_upload_id(upload_id):
-        raise ProtocolError(Code.NOT_FOUND)
-    return upload_id
-
-
-def _parse_length(headers: Headers) -> int | None:
-    length, deferred = _number(headers, "upload-length"), headers.one("upload-defer-length")
-    if deferred is None and length is None:
-        raise InvalidHeader("upload-length", "a non-negative integer", "nothing")
-    if deferred is not None and length is not None:
-        raise InvalidHeader("upload-defer-length", "nothing beside Upload-Length", deferred)
-    if deferred not in {None, "1"}:
-        raise InvalidHeader("upload-defer-length", "1", str(deferred))
-    return length
-
-
-def _has_body(headers: Headers) -> bool:
-    return "transfer-encoding" in headers or bool(_number(headers, "content-length"))
-
-
-def _checksum(headers: Headers) -> Checksum | None:
-    value = headers.one("upload-checksum")
-    if value is None:
-        return None
-    checksum = parse_checksum(value)
-    if checksum.algorithm not in ALGORITHMS:
-        raise InvalidHeader("upload-checksum", f"one of {', '.join(ALGORITHMS)}", value)
-    return checksum
-
-
-def _number(headers: Headers, name: str) -> int | None:
-    value = headers.one(name)
-    return None if value is None else parse_number(name, value)
+        Clients take one as "the upload is lost" and start from zero. `action` and `upload` are
+        given where it got so far.
+        """
 
 
 def is_upload_id(text: str) -> bool:
@@ -315,6 +246,7 @@ def is_upload_id(text: str) -> bool:
 def admit_create(action: Create, upload_id: str, now: float, limits: Limits) -> Upload:
     """Check a creation and make its record; raise ProtocolError."""
     _check_size(action.length, action.content_length if action.body else 0, 0, limits)
+    _check_type(action.metadata, limits)
     return Upload(
         id=upload_id,
         length=action.length,
@@ -323,6 +255,11 @@ def admit_create(action: Create, upload_id: str, now: float, limits: Limits) -> 
         expires_at=now + limits.expiration,
         concat=PARTIAL if action.partial else None,
     )
+
+
+def _check_type(metadata: str | None, limits: Limits) -> None:
+    if limits.video and not may_be_video(parse_metadata(metadata or "")):
+        raise ProtocolError(Code.NOT_A_VIDEO)
 
 
 def admit_final(
@@ -392,55 +329,7 @@ def admit_head(upload: Upload, now: float) -> None:
 def admit_terminate(limits: Limits) -> None:
     """Check that clients may remove uploads."""
     if not limits.termination:
-        allowed = _UPLOAD_METHODS.removesuffix(", DELETE")
-        raise ProtocolError(Code.METHOD_NOT_ALLOWED, Allow=allowed)
-
-
-def discovered(limits: Limits) -> Response:
-    """Answer OPTIONS; 200, as the public conformance suite wants it."""
-    headers = {
-        "Tus-Version": TUS_VERSION,
-        "Tus-Extension": ",".join(
-            name for name in EXTENSIONS if limits.termination or name != "termination"
-        ),
-        "Tus-Max-Size": str(limits.max_size),
-        "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
-    }
-    return _response(200, headers)
-
-
-def created(upload: Upload, location: str, *, with_offset: bool) -> Response:
-    """Answer a creation."""
-    headers = {"Location": location} | _expires(upload)
-    if with_offset:
-        headers["Upload-Offset"] = str(upload.offset)
-    return _response(201, headers)
-
-
-def stands_at(upload: Upload) -> Response:
-    """Answer HEAD; a final upload has no offset before it is put together."""
-    headers = {"Cache-Control": "no-store"}
-    if not upload.waiting:
-        headers["Upload-Offset"] = str(upload.offset)
-    if upload.length is not None:
-        headers["Upload-Length"] = str(upload.length)
-    elif not upload.waiting:
-        headers["Upload-Defer-Length"] = "1"
-    if upload.metadata:
-        headers["Upload-Metadata"] = upload.metadata
-    if upload.concat:
-        headers["Upload-Concat"] = upload.concat
-    return _response(200, headers | _expires(upload))
-
-
-def appended(upload: Upload) -> Response:
-    """Answer PATCH."""
-    return _response(204, {"Upload-Offset": str(upload.offset)} | _expires(upload))
-
-
-def terminated() -> Response:
-    """Answer DELETE."""
-    return _response(204, {})
+        raise ProtocolError(Code.METHOD_NOT_ALLOWED, Allow="OPTIONS, GET, HEAD, PATCH")
 
 
 _STORAGE_CODES: dict[type[storage_errors.StorageError], Code] = {
@@ -457,30 +346,3 @@ _STORAGE_CODES: dict[type[storage_errors.StorageError], Code] = {
 def as_protocol_error(error: storage_errors.StorageError) -> ProtocolError:
     """Say in the protocol's terms what went wrong in a store; its inner words stay in the log."""
     return ProtocolError(_STORAGE_CODES.get(type(error), Code.UNAVAILABLE))
-
-
-def refused(error: ProtocolError, *, head: bool) -> Response:
-    """Answer a request that cannot be carried out.
-
-    HEAD never sees a 5xx: clients take it as "the upload is lost" and start from zero.
-    """
-    status = error.code.status
-    temporary = status in {423, 503}
-    if head and status == Code.UNAVAILABLE.status:
-        status = Code.LOCKED.status
-    headers = dict(error.headers) | {"Content-Type": "text/plain; charset=utf-8"}
-    if temporary:
-        headers["Retry-After"] = "1"
-    if head:
-        headers["Cache-Control"] = "no-store"
-    return _response(status, headers, b"" if head else f"{error}\n".encode())
-
-
-def _expires(upload: Upload) -> dict[str, str]:
-    if not upload.perishable:
-        return {}
-    return {"Upload-Expires": build_date(upload.expires_at)}
-
-
-def _response(status: int, headers: Mapping[str, str], body: bytes = b"") -> Response:
-    return Response(status, {"Tus-Resumable": TUS_VERSION, **headers}, body)

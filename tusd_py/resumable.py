@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from tusd_py import fields, protocol
 from tusd_py.fields import content_length, integer, one, parse_boolean
-from tusd_py.headers import InvalidHeader, media_type
-from tusd_py.protocol import Append, Code, Create, ProtocolError, Response
+from tusd_py.headers import InvalidHeader, media_type, parse_key
+from tusd_py.protocol import IETF, Append, Code, Create, ProtocolError, Response
+from tusd_py.tus import APPEND_TYPE, Tus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from storage.upload import Upload
-    from tusd_py.headers import Headers
+    from tusd_py.headers import Checksum, Headers
     from tusd_py.protocol import Action, Limits
 
 PARTIAL_TYPE = "application/partial-upload"
@@ -34,6 +35,7 @@ _VERSION = "Upload-Draft-Interop-Version"
 _INVERTED, _PROGRESS, _LIMITS, _LIBERAL = 3, 5, 6, 7
 _CREATION_METHODS = "OPTIONS, POST, PUT, PATCH"
 _UPLOAD_METHODS = "OPTIONS, HEAD, GET, PATCH, DELETE"
+_DIGEST = "content-digest"
 _PROBLEMS = "https://iana.org/assignments/http-problem-types#"
 
 # Where the drafts want another status than tus: a client of theirs gives up after 4xx and resumes
@@ -138,6 +140,7 @@ class Dialect:
 
     version: int
     announced: bool = True
+    name: str = IETF
 
     @classmethod
     def of(cls, headers: Headers) -> Dialect:
@@ -180,6 +183,7 @@ class Dialect:
     def _parse_create(self, headers: Headers) -> Create:
         completes = self._completes(headers, required=True)
         size = content_length(headers)
+        key = headers.one("idempotency-key")
         return Create(
             _length(headers, 0, size, completes=completes),
             _metadata(headers),
@@ -187,6 +191,10 @@ class Dialect:
             content_length=size,
             completes=completes,
             checksum=fields.content_checksum(headers),
+            trailer=_trailer(headers),
+            repr_digest=_repr_digest(headers),
+            wanted=_wanted(headers),
+            key=None if key is None else parse_key(key),
         )
 
     def _parse_append(self, upload_id: str, headers: Headers) -> Append:
@@ -208,7 +216,22 @@ class Dialect:
             length=_length(headers, offset, size, completes=completes),
             completes=completes,
             checksum=fields.content_checksum(headers),
+            trailer=_trailer(headers),
+            repr_digest=_repr_digest(headers),
+            wanted=_wanted(headers),
         )
+
+    def admit_append(self, action: Append, upload: Upload) -> None:
+        admit_append(action, upload)
+
+    def replays(self, action: Append, upload: Upload) -> bool:
+        return replays(action, upload)
+
+    def parse_trailer(self, trailers: Headers) -> Checksum | None:
+        try:
+            return fields.content_checksum(trailers)
+        except InvalidHeader as error:
+            raise ProtocolError(Code.INVALID_HEADER, str(error)) from error
 
     @property
     def _flag(self) -> str:
@@ -227,7 +250,7 @@ class Dialect:
 
     def discovered(self, limits: Limits) -> Response:
         """Answer OPTIONS, for both protocols: a bare one may come from a client of either."""
-        headers = {**protocol.discovered(limits).headers, "Accept-Patch": PARTIAL_TYPE}
+        headers = {**Tus().discovered(limits).headers, "Accept-Patch": PARTIAL_TYPE}
         age = {self._age: limits.expiration}
         headers["Upload-Limit"] = fields.build_limits(
             {"min-size": 0, "max-size": limits.max_size} | age
@@ -256,8 +279,11 @@ class Dialect:
         limits: Limits,
         now: float,
         final: Response | None = None,
+        *,
+        body: bool = True,
     ) -> Response:
         """Answer a creation; `final` is what a complete upload comes to, with its own headers."""
+        del body
         final = final if upload.complete and final is not None else Response(201)
         # The result may name a Location of its own: the upload's was in the 104.
         headers = {"Location": location, **final.headers, **self._state(upload)}
@@ -300,7 +326,7 @@ class Dialect:
     ) -> Response:
         """Answer a request that cannot be carried out; `action` and `upload` where it got so far.
 
-        As in `protocol.refused`, HEAD never sees a 5xx.
+        HEAD never sees a 5xx.
         """
         problem = _problem_of(error, action, upload)
         status = self._status(error, problem, head=head)
@@ -393,6 +419,19 @@ def _length(headers: Headers, offset: int, size: int | None, *, completes: bool)
 def _metadata(headers: Headers) -> str | None:
     kind = media_type(one(headers, "content-type") or "")
     # Some clients label what they create with as they label what they append.
-    return fields.build_metadata(
-        headers, "" if kind in {PARTIAL_TYPE, protocol.APPEND_TYPE} else kind
-    )
+    return fields.build_metadata(headers, "" if kind in {PARTIAL_TYPE, APPEND_TYPE} else kind)
+
+
+def _trailer(headers: Headers) -> str | None:
+    """Tell whether the digest will come behind the body (RFC 9530, section 2)."""
+    return _DIGEST if _DIGEST in headers.listed("trailer") and _DIGEST not in headers else None
+
+
+def _repr_digest(headers: Headers) -> str | None:
+    """Return `Repr-Digest` if something of it can be checked."""
+    value = headers.joined("repr-digest", ", ")
+    return value if fields.parse_digests("repr-digest", value or "") else None
+
+
+def _wanted(headers: Headers) -> tuple[str, ...]:
+    return fields.parse_wanted_digests(headers.joined("want-repr-digest", ", ") or "")

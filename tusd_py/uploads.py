@@ -2,59 +2,91 @@
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
+import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 import structlog
 from anyio import to_thread
 
-from storage.errors import LockLost, RecordBehind, StorageError, UploadGone, UploadNotFound
-from tusd_py import protocol
-from tusd_py.checksum import DigestingSink, new_digest
-from tusd_py.exchange import BodyEnd, run_to_the_end
-from tusd_py.protocol import Code, ProtocolError
+from storage.errors import RecordBehind, StorageError, UploadExists, UploadGone, UploadNotFound
+from tusd_py import fields, protocol
+from tusd_py.exchange import BodyEnd
+from tusd_py.intake import Intake, Nowhere, Rejected, Stores, content_digests
+from tusd_py.jobs import JobStatus
+from tusd_py.protocol import IETF, TUS, Code, ProtocolError, Response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from storage.interfaces import Buffer, DataStore, InfoStore, Lock, Locker, Sink, Writer
+    from storage.interfaces import DataStore, InfoStore, Lock, Locker
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
-    from tusd_py.protocol import Action, Append, Concatenate, Create, Limits, Response
+    from tusd_py.origin import Reach
+    from tusd_py.protocol import Action, Append, Concatenate, Create, Limits, Speaker
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
-# Bytes after which what arrived is made durable and progress is told (chunked-upload: 5 MB).
-_CHECKPOINT = 5 * 2**20
 # A body that was cut short by us: the client shall go on from the offset.
 _RETRY = {BodyEnd.STALLED: Code.STALLED, BodyEnd.STOPPED: Code.TAKEN_OVER}
 
 
 @dataclass(frozen=True, slots=True)
 class Uploads:
-    """Hold what actions are performed on; `finished` is told when an upload is complete."""
+    """Hold what actions are performed on; `finished` is told when an upload is complete.
+
+    `closing` tells whether the server is about to end.
+    """
 
     data: DataStore
     info: InfoStore
     locker: Locker
     limits: Limits
     min_free_bytes: int
-    location: Callable[[str], str]
     finished: Callable[[], None]
+    closing: Callable[[], bool] = lambda: False
+
+    @property
+    def stores(self) -> Stores:
+        """Return what an intake needs."""
+        return Stores(self.data, self.info, self.limits, self.finished)
 
 
-async def carry_out(action: Action, exchange: Exchange, uploads: Uploads) -> None:
+@dataclass(slots=True)
+class Call:
+    """Hold one request while it is carried out: whose words it speaks, and what it is about."""
+
+    speaker: Speaker
+    exchange: Exchange
+    reach: Reach
+    action: Action
+    #: The upload as it was seen last.
+    upload: Upload | None = None
+    digests: dict[str, bytes] = field(default_factory=dict)
+
+    def location(self, upload: Upload) -> str:
+        """Return the upload's address, as this client reaches it."""
+        return self.reach.location(upload.id)
+
+
+class _Cut(Exception):
+    """End the connection without an answer."""
+
+
+async def carry_out(call: Call, uploads: Uploads) -> None:
     """Perform the action and answer it, refusals included."""
-    head = isinstance(action, protocol.Head)
     try:
-        response = await _perform(action, exchange, uploads)
+        response = await _perform(call, uploads)
+    except _Cut:
+        await call.exchange.cut()
+        return
     except ProtocolError as error:
-        response = protocol.refused(error, head=head)
+        response = _refused(error, call, uploads)
     except StorageError as error:
         if isinstance(error, RecordBehind):
             await _catch_up(error, uploads)
@@ -63,12 +95,19 @@ async def carry_out(action: Action, exchange: Exchange, uploads: Uploads) -> Non
         (log.warning if ours else log.debug)(
             "upload.refused", status=refusal.code.status, reason=str(error)
         )
-        response = protocol.refused(refusal, head=head)
+        response = _refused(refusal, call, uploads)
     except Exception:
         # Whatever nobody foresaw: clients take a bare 500 to HEAD as "the upload is lost".
         log.exception("upload.broke")
-        response = protocol.refused(ProtocolError(Code.UNAVAILABLE), head=head)
-    await exchange.respond(response)
+        response = _refused(ProtocolError(Code.UNAVAILABLE), call, uploads)
+    await call.exchange.respond(response)
+
+
+def _refused(error: ProtocolError, call: Call, uploads: Uploads) -> Response:
+    head = isinstance(call.action, protocol.Head)
+    return call.speaker.refused(
+        error, uploads.limits, head=head, action=call.action, upload=call.upload
+    )
 
 
 async def _catch_up(behind: RecordBehind, uploads: Uploads) -> None:
@@ -78,72 +117,214 @@ async def _catch_up(behind: RecordBehind, uploads: Uploads) -> None:
         await uploads.info.raise_to(behind.upload)
 
 
-async def _perform(action: Action, exchange: Exchange, uploads: Uploads) -> Response:
-    match action:
+async def _perform(call: Call, uploads: Uploads) -> Response:
+    match call.action:
         case protocol.Discover():
-            return protocol.discovered(uploads.limits)
-        case protocol.Create():
-            return await _create(action, exchange, uploads)
-        case protocol.Concatenate():
-            return await _concatenate(action, uploads)
+            trailers = call.exchange.can_trail
+            return call.speaker.discovered(replace(uploads.limits, trailers=trailers))
+        case protocol.Create() as action:
+            return await _create(action, call, uploads)
+        case protocol.Concatenate() as action:
+            return await _concatenate(action, call, uploads)
         case protocol.Head(upload_id):
-            return await _head(upload_id, uploads)
-        case protocol.Append():
-            return await _append(action, exchange, uploads)
+            return await _head(upload_id, call, uploads)
+        case protocol.Append() as action:
+            return await _append(action, call, uploads)
         case protocol.Terminate(upload_id):
-            return await _terminate(upload_id, uploads)
+            return await _terminate(upload_id, call, uploads)
 
 
-async def _create(action: Create, exchange: Exchange, uploads: Uploads) -> Response:
-    upload = protocol.admit_create(action, str(uuid4()), time.time(), uploads.limits)
+async def _create(action: Create, call: Call, uploads: Uploads) -> Response:
+    _check_trailer(action, call)
+    now = time.time()
+    upload = protocol.admit_create(action, await _new_id(action, uploads), now, uploads.limits)
+    upload = replace(
+        upload,
+        dialect=call.speaker.name,
+        repr_digest=action.repr_digest,
+        fingerprint=_fingerprint(action, call),
+    )
     await _check_room(uploads)
-    await to_thread.run_sync(uploads.data.create, upload)
+    try:
+        await to_thread.run_sync(uploads.data.create, upload)
+    except UploadExists:
+        return await _create_again(action, upload, call, uploads)
+    await _announce(upload, uploads)
+    log.info("upload.created", upload=upload.id, length=upload.length)
+    if not action.body and upload.length != 0:
+        return call.speaker.created(
+            upload, call.location(upload), uploads.limits, now, body=action.body
+        )
+    return await _take_first_body(action, upload, call, uploads)
+
+
+async def _new_id(action: Create | Concatenate, uploads: Uploads) -> str:
+    """Name a new upload; an Idempotency-Key names the same one again."""
+    if action.key is None:
+        return str(uuid4())
+    return await to_thread.run_sync(uploads.data.identify, action.key)
+
+
+def _fingerprint(action: Create | Concatenate, call: Call) -> str | None:
+    """Return what tells a request with an Idempotency-Key from another one with the same."""
+    if action.key is None:
+        return None
+    said: tuple[object, ...] = (call.speaker.name, action.metadata)
+    if isinstance(action, protocol.Create):
+        said += (action.length, action.completes, action.partial, action.repr_digest)
+    else:
+        said += (action.parts,)
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+async def _announce(upload: Upload, uploads: Uploads) -> None:
+    """Let Redis know of an upload that was created on disk."""
     try:
         await uploads.info.create(upload)
     except StorageError:
-        # Nobody knows of it; but a Redis that only was slow may still store the record.
-        await to_thread.run_sync(uploads.data.remove, upload.id)
+        if upload.fingerprint is None:
+            # Nobody knows of it; but a Redis that only was slow may still store the record.
+            await to_thread.run_sync(uploads.data.remove, upload.id)
         raise
-    log.info("upload.created", upload=upload.id, length=upload.length)
-    if action.body or upload.length == 0:
-        async with uploads.locker.hold(upload.id) as lock:
-            upload = await _take_first_body(action, lock, exchange, uploads)
-    location = uploads.location(upload.id)
-    return protocol.created(upload, location, with_offset=action.body)
+
+
+async def _create_again(action: Create, asked: Upload, call: Call, uploads: Uploads) -> Response:
+    """Answer a client that lost the answer to its creation: with the same upload."""
+    upload = await _known(asked, uploads)
+    call.upload = upload
+    if upload.complete:
+        return await _created(upload, action, call, uploads)
+    if not action.body and upload.length != 0:
+        return await _created(upload, action, call, uploads)
+    return await _take_first_body(action, upload, call, uploads)
+
+
+async def _known(asked: Upload, uploads: Uploads) -> Upload:
+    """Return the upload that an Idempotency-Key stands for, if it was asked for as it is now."""
+    known, _ = await to_thread.run_sync(uploads.data.recover, asked.id)
+    if known.fingerprint != asked.fingerprint:
+        raise ProtocolError(Code.KEY_REUSED)
+    protocol.admit_head(known, time.time())
+    # Whoever created it may have died before Redis knew.
+    return await _recovered(asked.id, uploads, lambda: _found(asked.id, uploads))
+
+
+async def _found(upload_id: str, uploads: Uploads) -> Upload:
+    upload = await uploads.info.find(upload_id)
+    if upload is None:
+        raise UploadNotFound(f"there is no upload {upload_id}")
+    return upload
 
 
 async def _take_first_body(
-    action: Create, lock: Lock, exchange: Exchange, uploads: Uploads
-) -> Upload:
+    action: Create, upload: Upload, call: Call, uploads: Uploads
+) -> Response:
     """Take what came with the creation; an upload that the client cannot use is not left."""
-    intake = _Intake(lock.upload, action, uploads)
-    try:
-        # However the body ended: the client needs the location to go on.
-        await intake.run(lock.stop, exchange if action.body else None)
-    except ProtocolError:
-        await to_thread.run_sync(uploads.data.remove, lock.upload.id)
-        await uploads.info.terminate(intake.upload, time.time() + uploads.limits.expiration)
-        raise
-    return intake.upload
+    call.upload = upload
+    interim = call.speaker.interim(upload, call.location(upload), uploads.limits, time.time())
+    if interim is not None:
+        await call.exchange.interim(interim)
+    async with _hold(upload.id, uploads) as lock:
+        if lock.upload.complete:
+            return await _created(lock.upload, action, call, uploads)
+        # A body that is sent again begins with what is here already.
+        skip = lock.upload.offset if action.body else 0
+        intake = Intake(lock.upload, action, call.speaker, uploads.stores)
+        try:
+            exchange = call.exchange if action.body else None
+            end = await intake.run(lock.stop, exchange, skip=skip)
+        except ProtocolError as error:
+            call.upload = intake.upload
+            if _is_lost(error, intake.upload, call):
+                call.upload = None
+                await _remove(intake.upload, uploads)
+            raise
+    call.upload = intake.upload
+    if call.speaker.name == IETF and end in _RETRY:
+        _give_up(end, intake.upload, uploads)
+    # However a body of tus ended: the client needs the location to go on.
+    return await _created(intake.upload, action, call, uploads)
 
 
-async def _concatenate(action: Concatenate, uploads: Uploads) -> Response:
+def _is_lost(error: ProtocolError, upload: Upload, call: Call) -> bool:
+    """Tell whether a creation that was refused leaves nothing a client could go on with."""
+    if isinstance(error, Rejected) or call.speaker.name == TUS:
+        return upload.fingerprint is None or isinstance(error, Rejected)
+    # Of the other dialect the client was told where it is.
+    return upload.length is None and error.code is Code.BODY_TOO_LONG
+
+
+async def _remove(upload: Upload, uploads: Uploads) -> None:
+    # The tombstone comes first: whatever happens now, the upload stays removed.
+    await to_thread.run_sync(uploads.data.remove, upload.id)
+    # Whoever finds the tombstone may have dropped the record by now.
+    with suppress(UploadNotFound):
+        await uploads.info.terminate(upload, time.time() + uploads.limits.expiration)
+
+
+def _give_up(end: BodyEnd, upload: Upload, uploads: Uploads) -> None:
+    """Refuse to go on with a body; at the end of the server iOS resumes what was cut only."""
+    if end is BodyEnd.STOPPED and uploads.closing():
+        raise _Cut
+    raise ProtocolError(_RETRY[end], Upload_Offset=str(upload.offset))
+
+
+async def _created(upload: Upload, action: Create, call: Call, uploads: Uploads) -> Response:
+    final = await _final(upload, action, call, uploads)
+    where, now = call.location(upload), time.time()
+    body = action.body or upload.offset > 0
+    return call.speaker.created(upload, where, uploads.limits, now, final, body=body)
+
+
+async def _final(
+    upload: Upload, action: Create | Append, call: Call, uploads: Uploads
+) -> Response | None:
+    """Build what a complete upload comes to: its job, with the digests that were asked for."""
+    if not upload.complete or call.speaker.name == TUS:
+        return None
+    headers = {"Content-Location": call.reach.address(f"/jobs/{upload.id}")}
+    if action.wanted:
+        with suppress(StorageError):
+            digests = await to_thread.run_sync(
+                content_digests, uploads.data, upload.id, action.wanted[:1]
+            )
+            headers["Repr-Digest"] = fields.build_digests(digests)
+    job = None
+    with suppress(StorageError):
+        job = await uploads.info.job(upload.id)
+    if job is None:
+        return Response(201, headers)
+    headers["Content-Type"] = "application/json"
+    return Response(201, headers, JobStatus.of(job).model_dump_json().encode())
+
+
+def _check_trailer(action: Create | Append, call: Call) -> None:
+    if action.trailer is not None and not call.exchange.can_trail:
+        raise ProtocolError(Code.INVALID_HEADER, "trailer: this server cannot read trailers")
+
+
+async def _concatenate(action: Concatenate, call: Call, uploads: Uploads) -> Response:
     await _check_room(uploads)
     # Nobody who uploads a part is interrupted for it.
     known = await to_thread.run_sync(_look_at, action.parts, uploads.data)
     parts = [known[part] for part in action.parts]
-    final = protocol.admit_final(action, parts, str(uuid4()), time.time(), uploads.limits)
-    await to_thread.run_sync(uploads.data.create, final)
+    now, limits = time.time(), uploads.limits
+    final = protocol.admit_final(action, parts, await _new_id(action, uploads), now, limits)
+    final = replace(final, fingerprint=_fingerprint(action, call))
     try:
-        most = uploads.limits.max_size
-        final = await to_thread.run_sync(uploads.data.assemble, final.id, most)
+        await to_thread.run_sync(uploads.data.create, final)
+    except UploadExists:
+        final = await _known(final, uploads)
+        return call.speaker.created(final, call.location(final), limits, now, body=False)
+    try:
+        final = await to_thread.run_sync(uploads.data.assemble, final.id, limits.max_size)
         await uploads.info.create(final)
     except StorageError:
         await to_thread.run_sync(uploads.data.remove, final.id)
         raise
     log.info("upload.concatenated", upload=final.id, length=final.length, parts=len(parts))
     uploads.finished()
-    return protocol.created(final, uploads.location(final.id), with_offset=False)
+    return call.speaker.created(final, call.location(final), limits, now, body=False)
 
 
 def _look_at(ids: Sequence[str], data: DataStore) -> dict[str, Upload]:
@@ -156,7 +337,7 @@ async def _check_room(uploads: Uploads) -> None:
         raise ProtocolError(Code.STORAGE_FULL, f"the disk has no room: {free} bytes are free")
 
 
-async def _head(upload_id: str, uploads: Uploads) -> Response:
+async def _head(upload_id: str, call: Call, uploads: Uploads) -> Response:
     upload = await _recovered(upload_id, uploads, lambda: uploads.locker.settled(upload_id))
     # A Redis that was rolled back would tell an offset below one that was acknowledged.
     known = await to_thread.run_sync(uploads.data.look, upload_id)
@@ -168,37 +349,84 @@ async def _head(upload_id: str, uploads: Uploads) -> Response:
     if upload.waiting:
         upload = replace(upload, length=known.length)
     protocol.admit_head(upload, time.time())
-    return protocol.stands_at(upload)
+    if call.speaker.name == TUS and _is_filled(upload):
+        upload = await _complete(upload_id, call, uploads)
+    return call.speaker.stands_at(upload, uploads.limits, time.time())
 
 
-async def _append(action: Append, exchange: Exchange, uploads: Uploads) -> Response:
+def _is_filled(upload: Upload) -> bool:
+    """Tell whether all bytes are here of an upload that only the other dialect has not ended."""
+    return not upload.complete and not upload.final and upload.offset == upload.length
+
+
+async def _complete(upload_id: str, call: Call, uploads: Uploads) -> Upload:
+    """Complete an upload as tus has it: when all its bytes are here."""
+    async with _hold(upload_id, uploads) as lock:
+        if not _is_filled(lock.upload):
+            return lock.upload
+        action = protocol.Append(upload_id, lock.upload.offset, 0, lock.upload.length)
+        intake = Intake(lock.upload, action, call.speaker, uploads.stores)
+        await _or_remove(intake, lock, None, uploads)
+        return intake.upload
+
+
+async def _append(action: Append, call: Call, uploads: Uploads) -> Response:
+    _check_trailer(action, call)
     async with _hold(action.upload_id, uploads) as lock:
-        length = protocol.admit_append(action, lock.upload, time.time(), uploads.limits)
-        if lock.upload.complete:
-            # A client that lost the answer to its last request asks again.
-            if await exchange.move_body(_Nowhere(), 0, lock.stop) is BodyEnd.MORE:
-                raise ProtocolError(Code.BODY_TOO_LONG)
-            return protocol.appended(lock.upload)
-        intake = _Intake(lock.upload, replace(action, length=length), uploads)
-        end = await intake.run(lock.stop, exchange)
+        call.upload = upload = lock.upload
+        now, limits = time.time(), uploads.limits
+        protocol.admit_head(upload, now)
+        if not upload.final:
+            call.speaker.admit_append(action, upload)
+        length = protocol.admit_append(action, upload, now, limits)
+        if upload.complete:
+            return await _append_again(action, upload, lock, call, uploads)
+        action = replace(action, length=length)
+        intake = Intake(upload, action, call.speaker, uploads.stores)
+        try:
+            end = await _or_remove(intake, lock, call.exchange, uploads)
+        finally:
+            call.upload = intake.upload
     if end in _RETRY and not intake.upload.complete:
+        if call.speaker.name == IETF:
+            _give_up(end, intake.upload, uploads)
         raise ProtocolError(_RETRY[end], Upload_Offset=str(intake.upload.offset))
-    return protocol.appended(intake.upload)
+    return await _appended(intake.upload, action, call, uploads)
 
 
-async def _terminate(upload_id: str, uploads: Uploads) -> Response:
+async def _append_again(
+    action: Append, upload: Upload, lock: Lock, call: Call, uploads: Uploads
+) -> Response:
+    """Answer a client that lost the answer to its last request."""
+    if await call.exchange.move_body(Nowhere(), 0, lock.stop) is BodyEnd.MORE:
+        raise ProtocolError(Code.BODY_TOO_LONG)
+    return await _appended(upload, action, call, uploads)
+
+
+async def _appended(upload: Upload, action: Append, call: Call, uploads: Uploads) -> Response:
+    final = await _final(upload, action, call, uploads)
+    return call.speaker.appended(upload, call.location(upload), uploads.limits, time.time(), final)
+
+
+async def _or_remove(
+    intake: Intake, lock: Lock, exchange: Exchange | None, uploads: Uploads
+) -> BodyEnd:
+    """Run an intake; what can never become an upload is removed."""
+    try:
+        return await intake.run(lock.stop, exchange)
+    except Rejected:
+        await _remove(intake.upload, uploads)
+        raise
+
+
+async def _terminate(upload_id: str, call: Call, uploads: Uploads) -> Response:
     protocol.admit_terminate(uploads.limits)
     async with _hold(upload_id, uploads) as lock:
         if lock.upload.partial:
             await _hand_on(upload_id, uploads)
-        # The tombstone comes first: whatever happens now, the upload stays removed.
-        await to_thread.run_sync(uploads.data.remove, upload_id)
-        forget_at = time.time() + uploads.limits.expiration
-        # Whoever finds the tombstone may have dropped the record by now.
-        with suppress(UploadNotFound):
-            await uploads.info.terminate(lock.upload, forget_at)
+        await _remove(lock.upload, uploads)
     log.info("upload.terminated", upload=upload_id)
-    return protocol.terminated()
+    return call.speaker.terminated()
 
 
 async def _hand_on(part_id: str, uploads: Uploads) -> None:
@@ -228,108 +456,3 @@ async def _recovered(upload_id: str, uploads: Uploads, find: Callable[[], Awaita
         log.warning("upload.recovered", upload=upload_id, offset=upload.offset)
         await uploads.info.restore(upload, ended)
         return await find()
-
-
-class _Nowhere:
-    """Take no bytes (storage.interfaces.Sink)."""
-
-    offset = 0
-
-    def write(self, buffers: Sequence[Buffer]) -> None:
-        pass
-
-
-class _Intake:
-    """Take one request's body into an upload, checkpoint by checkpoint."""
-
-    _writer: Writer
-
-    def __init__(self, upload: Upload, action: Create | Append, uploads: Uploads) -> None:
-        """Go by what the action says: its length is the one that is right if it is taken."""
-        self.upload = upload
-        self._length = action.length
-        self._checksum = action.checksum
-        self._uploads = uploads
-        self._first = upload.offset
-        self._started = asyncio.get_running_loop().time()
-
-    async def run(self, stop: asyncio.Event, exchange: Exchange | None) -> BodyEnd:
-        """Move the body, if there is one, and commit; `upload` is then how it stands.
-
-        Raises:
-            ProtocolError: nothing, or no more, of it was taken.
-        """
-        self._writer = await run_to_the_end(self._uploads.data.open, self.upload)
-        self.upload = self._writer.upload
-        try:
-            end = BodyEnd.DONE if exchange is None else await self._take(exchange, stop)
-            # What cannot be verified is not kept: the offset stays where it was.
-            if self._checksum is None or end is BodyEnd.DONE:
-                await self._commit(self._length)
-        finally:
-            # The file is let go of before the lock is, whatever else happens.
-            await run_to_the_end(self._writer.close)
-        return end
-
-    async def _take(self, exchange: Exchange, stop: asyncio.Event) -> BodyEnd:
-        """Move the body until it ends; its last part is left to commit, all of it if verified."""
-        if self._checksum is None:
-            return await self._move(self._writer, exchange, stop)
-        digest = new_digest(self._checksum.algorithm)
-        end = await self._move(DigestingSink(self._writer, digest), exchange, stop)
-        if end is BodyEnd.DONE and digest.digest() != self._checksum.digest:
-            raise ProtocolError(Code.CHECKSUM_MISMATCH)
-        return end
-
-    async def _move(self, sink: Sink, exchange: Exchange, stop: asyncio.Event) -> BodyEnd:
-        most = self._uploads.limits.max_size if self._length is None else self._length
-        while True:
-            try:
-                end = await exchange.move_body(sink, min(most - sink.offset, _CHECKPOINT), stop)
-            except StorageError:
-                # What fitted is kept, if that much can still be remembered.
-                with suppress(StorageError):
-                    await self._checkpoint()
-                raise
-            if end is BodyEnd.MORE and sink.offset == most:
-                # Nothing of the surplus may make the upload complete.
-                end = await exchange.move_body(sink, 0, stop)
-                if end is BodyEnd.MORE:
-                    raise ProtocolError(Code.BODY_TOO_LONG)
-            if end is not BodyEnd.MORE:
-                return end
-            await self._checkpoint()
-
-    async def _checkpoint(self) -> None:
-        # A length is known for good only when its request was taken whole.
-        if self._checksum is None:
-            await self._commit(self.upload.length)
-
-    async def _commit(self, length: int | None) -> None:
-        """Make what was written durable, then known, then a job when it is all."""
-        offset = self._writer.offset
-        now = replace(self.upload, offset=offset, length=length, complete=offset == length)
-        if now == self.upload:
-            return
-        self.upload = replace(now, expires_at=time.time() + self._uploads.limits.expiration)
-        await run_to_the_end(self._writer.commit, self.upload)
-        try:
-            await self._uploads.info.commit(self.upload, speed=self._speed())
-        except UploadNotFound:
-            await self._restore()
-        if self.upload.complete:
-            log.info("upload.complete", upload=self.upload.id, length=length)
-            self._uploads.finished()
-
-    async def _restore(self) -> None:
-        """Give a Redis that was emptied meanwhile the record back, this commit included."""
-        await self._uploads.info.restore(
-            *await to_thread.run_sync(self._uploads.data.recover, self.upload.id)
-        )
-        self._uploads.finished()
-        # The lock is lost as well: the client shall ask for the offset and go on.
-        raise LockLost("the record of this upload was lost and has been rebuilt")
-
-    def _speed(self) -> float:
-        elapsed = asyncio.get_running_loop().time() - self._started
-        return (self.upload.offset - self._first) / elapsed if elapsed > 0 else 0.0

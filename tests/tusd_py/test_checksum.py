@@ -6,7 +6,7 @@ import pytest
 
 from tests.tusd_py.test_exchange import ListWriter
 from tusd_py.checksum import DigestingSink, new_digest
-from tusd_py.protocol import ALGORITHMS
+from tusd_py.tus import ALGORITHMS
 
 # Of the nine bytes "123456789": the check values of the CRC catalogue, and coreutils'.
 KNOWN = {

@@ -23,6 +23,7 @@ from tusd_py.headers import Headers, InvalidHeader
 from tusd_py.origin import Origin, TrustedPeers
 from tusd_py.protocol import Limits, ProtocolError
 from tusd_py.resumable import Dialect
+from tusd_py.tus import APPEND_TYPE, Tus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ WORDS = [
     *(b"sha1", b"sha1 ", b"sha-256=:", b"AAAA", b"YQ==", b":", b"inline; ", b"filename=", b"k "),
     *(b"filename*=", b"UTF-8''", b"final;", b"partial", b"/files/", ID.encode(), b"http://", b"]"),
     *(b"chunked", b"multipart/form-data", b"host=", b"proto=https", b"for=", b"a.example", b":1"),
-    *(protocol.APPEND_TYPE.encode(), resumable.PARTIAL_TYPE.encode()),
+    *(APPEND_TYPE.encode(), resumable.PARTIAL_TYPE.encode()),
 ]
 
 VALUES = (
@@ -104,7 +105,7 @@ REQUESTS = _pairs(
         "upload-incomplete": ["?0", "?1"],
         "upload-draft-interop-version": ["3", "4", "5", "6", "7", "8"],
         "upload-metadata": ["k", "a YQ==,b"],
-        "content-type": [protocol.APPEND_TYPE, resumable.PARTIAL_TYPE, "video/mp4"],
+        "content-type": [APPEND_TYPE, resumable.PARTIAL_TYPE, "video/mp4"],
         "content-length": LENGTHS,
         "host": ["a.example", "a.example:8000"],
     }
@@ -125,13 +126,13 @@ def test_a_tus_request_is_read_or_refused_by_a_client_error(
     method: str, upload_id: str | None, request: Headers
 ) -> None:
     try:
-        action = protocol.parse(method, upload_id, request)
+        action = Tus().parse(method, upload_id, request)
         if isinstance(action, protocol.Create):
             protocol.admit_create(action, ID, 0, LIMITS)
         if isinstance(action, protocol.Append):
             protocol.admit_append(action, UPLOAD, 0, LIMITS)
     except ProtocolError as error:
-        check(protocol.refused(error, head=method == "HEAD"))
+        check(Tus().refused(error, LIMITS, head=method == "HEAD"))
 
 
 @given(METHODS, IDS, REQUESTS)

@@ -25,6 +25,7 @@ from tusd_py.protocol import (
     ProtocolError,
     Terminate,
 )
+from tusd_py.tus import APPEND_TYPE, Tus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ def parse(
 ) -> protocol.Action:
     given = dict(fields) | ({} if version is None else {"tus-resumable": version})
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
-    return protocol.parse(method, upload_id, Headers(pairs))
+    return Tus().parse(method, upload_id, Headers(pairs))
 
 
 def code_of(method: str, upload_id: str | None, fields: Mapping[str, str], **more: str) -> Code:
@@ -78,7 +79,7 @@ def code_of(method: str, upload_id: str | None, fields: Mapping[str, str], **mor
          Create(5, None, body=False, content_length=None)),
         ("POST", None, {"upload-length": "5", "upload-metadata": "k,a YQ=="},
          Create(5, "k,a YQ==", body=False, content_length=None)),
-        ("POST", None, {"upload-length": "5", "content-type": protocol.APPEND_TYPE,
+        ("POST", None, {"upload-length": "5", "content-type": APPEND_TYPE,
                         "content-length": "3"}, Create(5, None, body=True, content_length=3)),
         ("POST", None, {"upload-length": "5", "content-type": "multipart/form-data; boundary=x"},
          Create(5, None, body=False, content_length=None)),
@@ -94,7 +95,7 @@ def code_of(method: str, upload_id: str | None, fields: Mapping[str, str], **mor
          Create(None, None, body=False, content_length=None)),
         ("PATCH", ID, APPEND | {"upload-checksum": "sha1 qvTGHdzF6KLavt4PO0gs2a6pQ00="},
          Append(ID, 4, None, checksum=SHA1)),
-        ("POST", None, {"upload-length": "5", "content-type": protocol.APPEND_TYPE,
+        ("POST", None, {"upload-length": "5", "content-type": APPEND_TYPE,
                         "upload-checksum": "sha1 qvTGHdzF6KLavt4PO0gs2a6pQ00="},
          Create(5, None, body=True, content_length=None, checksum=SHA1)),
     ],
@@ -125,7 +126,7 @@ def test_a_request_is_read_as_its_action(
         ("PATCH", ID, {"upload-offset": "4"}, Code.INVALID_CONTENT_TYPE),
         ("PATCH", ID, APPEND | {"content-type": "application/octet-stream"},
          Code.INVALID_CONTENT_TYPE),
-        ("PATCH", ID, {"content-type": protocol.APPEND_TYPE}, Code.INVALID_HEADER),
+        ("PATCH", ID, {"content-type": APPEND_TYPE}, Code.INVALID_HEADER),
         ("POST", None, {"upload-length": "5", "content-type": "text/plain", "content-length": "5"},
          Code.INVALID_CONTENT_TYPE),
         ("POST", None, {"upload-length": "5", "content-type": "text/plain",
@@ -179,7 +180,7 @@ def test_another_version_is_refused_and_ours_is_named(
 ) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse(method, upload_id, APPEND | {"upload-length": "5"}, version)
-    response = protocol.refused(caught.value, head=method == "HEAD")
+    response = Tus().refused(caught.value, LIMITS, head=method == "HEAD")
     assert response.status == 412
     assert response.headers["Tus-Version"] == "1.0.0"
     assert response.headers["Tus-Resumable"] == "1.0.0"
@@ -195,14 +196,14 @@ def test_discovery_ignores_the_version(version: str | None) -> None:
 
 
 def test_discovery_is_true_to_the_configuration() -> None:
-    response = protocol.discovered(LIMITS)
+    response = Tus().discovered(LIMITS)
     assert response.status == 200
     assert response.headers == {
         "Tus-Resumable": "1.0.0",
         "Tus-Version": "1.0.0",
         "Tus-Extension": (
-            "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,"
-            "concatenation,concatenation-unfinished"
+            "creation,creation-with-upload,creation-defer-length,expiration,checksum,"
+            "checksum-trailer,termination,concatenation,concatenation-unfinished"
         ),
         "Tus-Max-Size": "1000",
         "Tus-Checksum-Algorithm": "sha1,md5,crc32,crc32c,sha256,sha512,blake2b",
@@ -219,7 +220,7 @@ def test_a_creation_above_the_limit_is_413_and_names_the_limit(length: int) -> N
     action = Create(length, None, body=False, content_length=None)
     with pytest.raises(ProtocolError) as caught:
         protocol.admit_create(action, ID, 0.0, LIMITS)
-    response = protocol.refused(caught.value, head=False)
+    response = Tus().refused(caught.value, LIMITS, head=False)
     assert (response.status, response.headers["Tus-Max-Size"]) == (413, "1000")
 
 
@@ -295,7 +296,7 @@ def test_a_creation_with_more_body_than_the_limit_is_413() -> None:
 
 
 def test_head_says_that_the_length_is_not_known() -> None:
-    headers = protocol.stands_at(DEFERRED).headers
+    headers = Tus().stands_at(DEFERRED, LIMITS, 0.0).headers
     assert headers["Upload-Defer-Length"] == "1"
     assert "Upload-Length" not in headers
 
@@ -303,7 +304,7 @@ def test_head_says_that_the_length_is_not_known() -> None:
 def test_a_mismatched_offset_tells_the_right_one() -> None:
     with pytest.raises(ProtocolError) as caught:
         protocol.admit_append(Append(ID, 0, 1), UPLOAD, 150.0, LIMITS)
-    response = protocol.refused(caught.value, head=False)
+    response = Tus().refused(caught.value, LIMITS, head=False)
     assert (response.status, response.headers["Upload-Offset"]) == (409, "4")
 
 
@@ -333,13 +334,14 @@ def test_a_final_upload_is_as_long_as_its_parts_once_they_all_say_how_long_they_
 def test_a_final_upload_that_waits_has_no_offset_and_does_not_expire() -> None:
     final = admit_final(PART, replace(PART, length=None, complete=False))
     protocol.admit_head(final, 9e9)
-    assert protocol.stands_at(final).headers == {
+    assert Tus().stands_at(final, LIMITS, 0.0).headers == {
         "Tus-Resumable": "1.0.0",
         "Cache-Control": "no-store",
         "Upload-Concat": "final;/files/x",
         "Upload-Metadata": "k",
     }
-    assert protocol.stands_at(replace(final, length=20)).headers["Upload-Length"] == "20"
+    known = Tus().stands_at(replace(final, length=20), LIMITS, 0.0)
+    assert known.headers["Upload-Length"] == "20"
     with pytest.raises(ProtocolError) as caught:
         protocol.admit_append(Append(ID, 0, 0), final, 9e9, LIMITS)
     assert caught.value.code is Code.FINAL_IS_FIXED
@@ -376,16 +378,16 @@ def test_nothing_is_appended_to_a_final_upload() -> None:
 
 
 def test_concatenation_is_told_as_it_was_received_and_partials_expire() -> None:
-    headers = protocol.stands_at(PART).headers
+    headers = Tus().stands_at(PART, LIMITS, 0.0).headers
     assert headers["Upload-Concat"] == "partial"
     assert "Upload-Expires" in headers
-    headers = protocol.stands_at(replace(PART, concat="final;/files/x")).headers
+    headers = Tus().stands_at(replace(PART, concat="final;/files/x"), LIMITS, 0.0).headers
     assert headers["Upload-Concat"] == "final;/files/x"
     assert "Upload-Expires" not in headers
 
 
 def test_head_tells_all_and_is_not_cached() -> None:
-    response = protocol.stands_at(UPLOAD)
+    response = Tus().stands_at(UPLOAD, LIMITS, 0.0)
     assert response.status == 200
     assert response.body == b""
     assert response.headers == {
@@ -399,14 +401,16 @@ def test_head_tells_all_and_is_not_cached() -> None:
 
 
 def test_head_of_a_complete_upload_without_metadata_names_neither_it_nor_an_expiry() -> None:
-    response = protocol.stands_at(replace(UPLOAD, metadata=None, offset=10, complete=True))
+    response = Tus().stands_at(
+        replace(UPLOAD, metadata=None, offset=10, complete=True), LIMITS, 0.0
+    )
     assert "Upload-Metadata" not in response.headers
     assert "Upload-Expires" not in response.headers
 
 
 @pytest.mark.parametrize("code", list(Code))
 def test_head_never_sees_a_temporary_5xx(code: Code) -> None:
-    response = protocol.refused(ProtocolError(code), head=True)
+    response = Tus().refused(ProtocolError(code), LIMITS, head=True)
     assert response.status < 500 or response.status == 507
     assert response.body == b""
     assert response.headers["Cache-Control"] == "no-store"
@@ -414,12 +418,12 @@ def test_head_never_sees_a_temporary_5xx(code: Code) -> None:
 
 @pytest.mark.parametrize("code", [Code.LOCKED, Code.TAKEN_OVER, Code.STALLED, Code.UNAVAILABLE])
 def test_what_passes_says_when_to_try_again(code: Code) -> None:
-    assert protocol.refused(ProtocolError(code), head=False).headers["Retry-After"] == "1"
+    assert Tus().refused(ProtocolError(code), LIMITS, head=False).headers["Retry-After"] == "1"
 
 
 @pytest.mark.parametrize("code", list(Code))
 def test_every_refusal_is_a_sentence_under_the_protocols_version(code: Code) -> None:
-    response = protocol.refused(ProtocolError(code), head=False)
+    response = Tus().refused(ProtocolError(code), LIMITS, head=False)
     assert response.status == code.status
     assert response.body.decode().strip() == code.sentence
     assert response.headers["Tus-Resumable"] == "1.0.0"
@@ -461,4 +465,4 @@ def test_parsing_raises_nothing_but_its_error(
 ) -> None:
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
     with suppress(ProtocolError):
-        protocol.parse(method, upload_id, Headers(pairs))
+        Tus().parse(method, upload_id, Headers(pairs))

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.upload import Upload
-from tusd_py import protocol
 from tusd_py.headers import Headers, parse_metadata
 from tusd_py.protocol import (
     Append,
@@ -35,6 +34,7 @@ from tusd_py.resumable import (
     speaks,
     unmarked,
 )
+from tusd_py.tus import APPEND_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,7 +119,7 @@ def flags(version: int) -> tuple[dict[str, str], dict[str, str]]:
         ("GET", {}, None, False),
         ("POST", {}, None, False),
         ("POST", {}, 2, False),
-        ("PATCH", {"content-type": protocol.APPEND_TYPE, "upload-offset": "0"}, None, False),
+        ("PATCH", {"content-type": APPEND_TYPE, "upload-offset": "0"}, None, False),
     ],
 )  # fmt: skip
 def test_a_request_is_of_this_dialect_when_it_says_so(

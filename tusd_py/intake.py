@@ -1,0 +1,281 @@
+"""Take one request's body into an upload, checkpoint by checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
+
+import structlog
+from anyio import to_thread
+
+from storage.errors import LockLost, StorageError, UploadNotFound
+from tusd_py import fields
+from tusd_py.checksum import DigestingSink, new_digest
+from tusd_py.exchange import BodyEnd, run_to_the_end
+from tusd_py.protocol import Code, ProtocolError
+from tusd_py.resumable import Problem, ProblemError, check_complete
+from tusd_py.sniff import HEAD_SIZE, looks_like_video
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from storage.interfaces import Buffer, DataStore, InfoStore, Sink, Writer
+    from storage.upload import Upload
+    from tusd_py.exchange import Exchange
+    from tusd_py.headers import Checksum
+    from tusd_py.protocol import Append, Create, Limits, Speaker
+
+log = structlog.get_logger()
+
+# Bytes after which what arrived is made durable and progress is told (chunked-upload: 5 MB).
+_CHECKPOINT = 5 * 2**20
+# Seconds between two interim responses.
+_PROGRESS = 1.0
+_READ = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Hold where a body goes and whom it concerns; `finished` is told of a complete upload."""
+
+    data: DataStore
+    info: InfoStore
+    limits: Limits
+    finished: Callable[[], None]
+
+
+class Nowhere:
+    """Keep no bytes (storage.interfaces.Sink)."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        self.offset += sum(len(buffer) for buffer in buffers)
+
+
+class Rejected(ProtocolError):
+    """Refuse a body so that its upload goes with it."""
+
+
+class Intake:
+    """Take one request's body; `upload` is how it stands, `digests` what was computed of it."""
+
+    _writer: Writer
+
+    def __init__(
+        self, upload: Upload, action: Create | Append, speaker: Speaker, stores: Stores
+    ) -> None:
+        """Go by what the action says: its length is the one that is right if it is taken."""
+        self.upload = upload
+        self.digests: Mapping[str, bytes] = {}
+        self._action = action
+        self._length = action.length
+        self._speaker = speaker
+        self._stores = stores
+        self._first = upload.offset
+        # What cannot be verified before its end is not counted before it either.
+        self._verified = action.checksum is not None or action.trailer is not None
+        self._seen = not stores.limits.video or upload.partial or upload.offset >= HEAD_SIZE
+        self._started = asyncio.get_running_loop().time()
+        self._told_at = self._started
+
+    async def run(
+        self, stop: asyncio.Event, exchange: Exchange | None, *, skip: int = 0
+    ) -> BodyEnd:
+        """Move the body, if there is one, behind its first `skip` bytes, and commit.
+
+        Raises:
+            ProtocolError: nothing, or no more, of it was taken.
+            Rejected: nor can anything else of this upload be.
+        """
+        self._writer = await run_to_the_end(self._stores.data.open, self.upload)
+        self.upload = self._writer.upload
+        try:
+            end = BodyEnd.DONE if exchange is None else await self._take(exchange, stop, skip)
+            # What cannot be verified is not kept: the offset stays where it was.
+            if end is BodyEnd.DONE:
+                await self._finish()
+            elif not self._verified:
+                await self._commit(self.upload.length)
+        finally:
+            # The file is let go of before the lock is, whatever else happens.
+            await run_to_the_end(self._writer.close)
+        return end
+
+    async def _take(self, exchange: Exchange, stop: asyncio.Event, skip: int) -> BodyEnd:
+        """Move the body until it ends; its last part is left to commit, all of it if verified."""
+        checksum = self._action.checksum
+        digest = None if checksum is None else new_digest(checksum.algorithm)
+        if skip:
+            past: Sink = Nowhere()
+            past = past if digest is None else DigestingSink(past, digest)
+            while past.offset < skip:
+                end = await exchange.move_body(past, skip - past.offset, stop)
+                if end is not BodyEnd.MORE and past.offset < skip:
+                    return end
+        sink: Sink = self._writer if digest is None else DigestingSink(self._writer, digest)
+        end = await self._move(sink, exchange, stop)
+        if end is not BodyEnd.DONE:
+            return end
+        if digest is not None and checksum is not None:
+            _compare(checksum, digest.digest())
+        elif self._action.trailer is not None:
+            await self._verify_trailer(exchange)
+        return end
+
+    async def _verify_trailer(self, exchange: Exchange) -> None:
+        checksum = self._speaker.parse_trailer(exchange.trailers)
+        if checksum is None:
+            expected = f"{self._action.trailer}: expected it behind the body, as Trailer said"
+            raise ProtocolError(Code.INVALID_HEADER, f"{expected}, got nothing")
+        digest = new_digest(checksum.algorithm)
+        start = self._first
+
+        def read_back() -> bytes:
+            for piece in self._writer.written(start):
+                digest.update(piece)
+            return digest.digest()
+
+        _compare(checksum, await to_thread.run_sync(read_back))
+
+    async def _move(self, sink: Sink, exchange: Exchange, stop: asyncio.Event) -> BodyEnd:
+        most = self._stores.limits.max_size if self._length is None else self._length
+        while True:
+            try:
+                end = await exchange.move_body(sink, min(most - sink.offset, _CHECKPOINT), stop)
+            except StorageError:
+                # What fitted is kept, if that much can still be remembered.
+                with suppress(StorageError):
+                    await self._checkpoint()
+                raise
+            if end is BodyEnd.MORE and sink.offset == most:
+                # Nothing of the surplus may make the upload complete.
+                end = await exchange.move_body(sink, 0, stop)
+                if end is BodyEnd.MORE:
+                    raise ProtocolError(Code.BODY_TOO_LONG)
+            if end is not BodyEnd.MORE:
+                return end
+            await self._checkpoint()
+            await self._tell(exchange)
+
+    async def _tell(self, exchange: Exchange) -> None:
+        """Tell the client how far it is, now and then."""
+        now = asyncio.get_running_loop().time()
+        if self._verified or now - self._told_at < _PROGRESS:
+            return
+        self._told_at = now
+        interim = self._speaker.progress(self.upload)
+        if interim is not None:
+            await exchange.interim(interim)
+
+    async def _checkpoint(self) -> None:
+        # A length is known for good only when its request was taken whole.
+        if not self._verified:
+            await self._commit(self.upload.length)
+
+    async def _finish(self) -> None:
+        """Count the whole body, and complete the upload if that is what it does."""
+        action, offset = self._action, self._writer.offset
+        length = offset if action.completes and self._length is None else self._length
+        complete = offset == length if action.completes is None else action.completes
+        if action.completes and offset != length:
+            # What came is kept; that it was all is not believed.
+            await self._commit(self.upload.length)
+            check_complete(action, offset, length)
+        if complete and self._to_examine():
+            await self._commit(self.upload.length, seen=False)
+            await self._examine()
+        await self._commit(length, complete=complete)
+
+    def _to_examine(self) -> bool:
+        return not self._seen or bool(self.upload.repr_digest or self._action.repr_digest)
+
+    async def _examine(self) -> None:
+        """Check the whole content against what was said of it; it is durable, not yet complete."""
+        if not self._seen and not await to_thread.run_sync(self._is_video):
+            raise Rejected(Code.NOT_A_VIDEO)
+        self._seen = True
+        for header in {self.upload.repr_digest, self._action.repr_digest} - {None}:
+            expected = fields.parse_digests("repr-digest", str(header))
+            found = await to_thread.run_sync(
+                content_digests, self._stores.data, self.upload.id, tuple(expected)
+            )
+            if found != expected:
+                problem = Problem.MISMATCHING_DIGEST
+                raise ProblemError(problem, "the upload is not what its Repr-Digest says")
+
+    def _is_video(self) -> bool | None:
+        with self._stores.data.read(self.upload.id) as content:
+            return looks_like_video(content.read(HEAD_SIZE)[: self.upload.offset])
+
+    async def _commit(
+        self, length: int | None, *, complete: bool | None = None, seen: bool = True
+    ) -> None:
+        """Make what was written durable, then known, then a job when it is all."""
+        offset = self._writer.offset
+        now = replace(
+            self.upload,
+            offset=offset,
+            length=length,
+            complete=self.upload.complete if complete is None else complete,
+        )
+        if now != self.upload:
+            await self._store(now)
+        if seen and not self._seen and offset > 0:
+            await self._look()
+
+    async def _look(self) -> None:
+        """Look at the first bytes as soon as there are enough of them."""
+        video = await to_thread.run_sync(self._is_video)
+        if video is False:
+            raise Rejected(Code.NOT_A_VIDEO)
+        self._seen = video is True
+
+    async def _store(self, upload: Upload) -> None:
+        stores = self._stores
+        self.upload = replace(upload, expires_at=time.time() + stores.limits.expiration)
+        await run_to_the_end(self._writer.commit, self.upload)
+        try:
+            await stores.info.commit(self.upload, speed=self._speed())
+        except UploadNotFound:
+            await self._restore()
+        if self.upload.complete:
+            log.info("upload.complete", upload=self.upload.id, length=self.upload.length)
+            stores.finished()
+
+    async def _restore(self) -> None:
+        """Give a Redis that was emptied meanwhile the record back, this commit included."""
+        await self._stores.info.restore(
+            *await to_thread.run_sync(self._stores.data.recover, self.upload.id)
+        )
+        self._stores.finished()
+        # The lock is lost as well: the client shall ask for the offset and go on.
+        raise LockLost("the record of this upload was lost and has been rebuilt")
+
+    def _speed(self) -> float:
+        elapsed = asyncio.get_running_loop().time() - self._started
+        return (self.upload.offset - self._first) / elapsed if elapsed > 0 else 0.0
+
+
+def _compare(checksum: Checksum, digest: bytes) -> None:
+    if digest != checksum.digest:
+        raise ProtocolError(Code.CHECKSUM_MISMATCH)
+
+
+def content_digests(data: DataStore, upload_id: str, algorithms: Sequence[str]) -> dict[str, bytes]:
+    """Compute digests of an upload's whole content by RFC 9530's names; blocks."""
+    digests = {name: new_digest(name.replace("-", "")) for name in algorithms}
+    with data.read(upload_id) as content:
+        for piece in _pieces(content):
+            for digest in digests.values():
+                digest.update(piece)
+    return {name: digest.digest() for name, digest in digests.items()}
+
+
+def _pieces(content: BinaryIO) -> Iterator[bytes]:
+    while piece := content.read(_READ):
+        yield piece
