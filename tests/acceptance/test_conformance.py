@@ -17,7 +17,7 @@ import pytest
 
 from tests.acceptance.process import Server, Site, new_directory
 from tests.acceptance.raw import APPEND, TUS, Tus
-from tusd_py import protocol
+from tusd_py.tus import EXTENSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -389,7 +389,7 @@ CASES: dict[str, list[Step]] = {
     "ext-term-005": [*WHOLE, delete()],
 }
 
-_UNFINISHED = "concatenation-unfinished" in protocol.EXTENSIONS
+_UNFINISHED = "concatenation-unfinished" in EXTENSIONS
 #: Why a case cannot hold; the suite runs an extension's cases where OPTIONS announces it.
 EXCEPTIONS = {
     "ext-concat-007": "contradicts ext-concat-uf-001: unfinished partials are taken" * _UNFINISHED,
@@ -397,7 +397,7 @@ EXCEPTIONS = {
     "ext-concat-uf-002": "tus 1.0.0: no Upload-Offset of a final before its parts are finished",
     **dict.fromkeys(
         ("ext-csum-tr-001", "ext-csum-tr-002"),
-        "" if "checksum-trailer" in protocol.EXTENSIONS else "checksum-trailer is not announced",
+        "" if "checksum-trailer" in EXTENSIONS else "checksum-trailer is not announced",
     ),
 }
 
