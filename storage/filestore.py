@@ -88,7 +88,7 @@ class FileStore:
             data = self._segment(upload.id, 0)
             if upload.fingerprint is not None:
                 self._create_once(upload.id, lines)
-                # What a crash left of an earlier try is as good; a final one's files are its parts'.
+                # What a crash left of an earlier try is as good; final ones have none.
                 if not upload.final:
                     os.close(os.open(data, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
                 _sync_directory(self._directory)

@@ -348,7 +348,7 @@ def test_a_final_upload_that_waits_has_no_offset_and_does_not_expire() -> None:
 
 
 def test_parts_are_found_again_in_what_was_received() -> None:
-    concat = f"final;/files/{ID}/ http://here/api/files/{ID} {ID}?"
+    concat = f"final;/files/{ID}/ http://here/api/files/{ID} {ID}"
     action = parse("POST", None, {"upload-concat": concat, "host": "here"})
     assert isinstance(action, Concatenate)
     assert replace(UPLOAD, concat=concat).parts == action.parts == (ID, ID, ID)
