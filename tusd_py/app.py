@@ -21,6 +21,7 @@ from starlette.routing import Route
 from storage.embedded import Embedded
 from storage.errors import StorageError
 from storage.filestore import FileStore
+from storage.leases import Leases
 from storage.redis_info import RedisInfoStore
 from storage.redis_jobs import RedisJobs
 from storage.redis_locker import RedisLocker, end
@@ -194,12 +195,13 @@ def create_app(settings: Settings) -> Starlette:
     data = FileStore(settings.upload_dir, reserve=settings.min_free_bytes)
     info = RedisInfoStore(redis)
     locker = RedisLocker(redis)
+    leases = Leases(locker, data)
     outbox = RedisJobs.connect(url, data, settings)
     dispatcher = Dispatcher(outbox, embedded.start if embedded else lambda: None)
     uploads = Uploads(
         data=data,
         info=info,
-        locker=locker,
+        leases=leases,
         limits=Limits(
             settings.max_file_size,
             settings.upload_expiration_seconds,
@@ -218,6 +220,7 @@ def create_app(settings: Settings) -> Starlette:
         try:
             yield
         finally:
+            await leases.aclose()
             await end(*tasks)
             await redis.aclose()
             if embedded:
@@ -245,7 +248,7 @@ def create_app(settings: Settings) -> Starlette:
         middleware=_cors(settings.cors_origins),
     )
     # For whoever runs the server: a request body in flight is told to stop before a shutdown.
-    app.state.shutdown = locker.stop_all
+    app.state.shutdown = leases.stop_all
     return app
 
 

@@ -20,9 +20,10 @@ from tusd_py.resumable import Problem, ProblemError, check_complete
 from tusd_py.sniff import HEAD_SIZE, looks_like_video
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from storage.interfaces import Buffer, DataStore, InfoStore, Sink, Writer
+    from storage.leases import Lease
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
     from tusd_py.headers import Checksum
@@ -62,16 +63,16 @@ class Rejected(ProtocolError):
 
 
 class Intake:
-    """Take one request's body; `upload` is how it stands, `digests` what was computed of it."""
+    """Take one request's body; `upload` is how it stands."""
 
     _writer: Writer
 
     def __init__(
-        self, upload: Upload, action: Create | Append, speaker: Speaker, stores: Stores
+        self, lease: Lease, action: Create | Append, speaker: Speaker, stores: Stores
     ) -> None:
         """Go by what the action says: its length is the one that is right if it is taken."""
-        self.upload = upload
-        self.digests: Mapping[str, bytes] = {}
+        self.upload = upload = lease.upload
+        self._lease = lease
         self._action = action
         self._length = action.length
         self._speaker = speaker
@@ -83,27 +84,22 @@ class Intake:
         self._started = asyncio.get_running_loop().time()
         self._told_at = self._started
 
-    async def run(
-        self, stop: asyncio.Event, exchange: Exchange | None, *, skip: int = 0
-    ) -> BodyEnd:
+    async def run(self, exchange: Exchange | None, *, skip: int = 0) -> BodyEnd:
         """Move the body, if there is one, behind its first `skip` bytes, and commit.
 
         Raises:
             ProtocolError: nothing, or no more, of it was taken.
             Rejected: nor can anything else of this upload be.
         """
-        self._writer = await run_to_the_end(self._stores.data.open, self.upload)
+        self._writer = await self._lease.writer()
         self.upload = self._writer.upload
-        try:
-            end = BodyEnd.DONE if exchange is None else await self._take(exchange, stop, skip)
-            # What cannot be verified is not kept: the offset stays where it was.
-            if end is BodyEnd.DONE:
-                await self._finish()
-            elif not self._verified:
-                await self._commit(self.upload.length)
-        finally:
-            # The file is let go of before the lock is, whatever else happens.
-            await run_to_the_end(self._writer.close)
+        stop = self._lease.stop
+        end = BodyEnd.DONE if exchange is None else await self._take(exchange, stop, skip)
+        # What cannot be verified is not kept: the offset stays where it was.
+        if end is BodyEnd.DONE:
+            await self._finish()
+        elif not self._verified:
+            await self._commit(self.upload.length)
         return end
 
     async def _take(self, exchange: Exchange, stop: asyncio.Event, skip: int) -> BodyEnd:
@@ -243,6 +239,7 @@ class Intake:
             await stores.info.commit(self.upload, speed=self._speed())
         except UploadNotFound:
             await self._restore()
+        self._lease.upload = self.upload
         if self.upload.complete:
             log.info("upload.complete", upload=self.upload.id, length=self.upload.length)
             stores.finished()

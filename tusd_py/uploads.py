@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
@@ -23,7 +23,8 @@ from tusd_py.protocol import IETF, TUS, Code, ProtocolError, Response
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from storage.interfaces import DataStore, InfoStore, Lock, Locker
+    from storage.interfaces import DataStore, InfoStore
+    from storage.leases import Lease, Leases
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
     from tusd_py.origin import Reach
@@ -45,7 +46,7 @@ class Uploads:
 
     data: DataStore
     info: InfoStore
-    locker: Locker
+    leases: Leases
     limits: Limits
     min_free_bytes: int
     finished: Callable[[], None]
@@ -67,7 +68,6 @@ class Call:
     action: Action
     #: The upload as it was seen last.
     upload: Upload | None = None
-    digests: dict[str, bytes] = field(default_factory=dict)
 
     def location(self, upload: Upload) -> str:
         """Return the upload's address, as this client reaches it."""
@@ -224,15 +224,15 @@ async def _take_first_body(
     interim = call.speaker.interim(upload, call.location(upload), uploads.limits, time.time())
     if interim is not None:
         await call.exchange.interim(interim)
-    async with _hold(upload.id, uploads) as lock:
-        if lock.upload.complete:
-            return await _created(lock.upload, action, call, uploads)
+    async with _hold(upload.id, uploads) as lease:
+        if lease.upload.complete:
+            return await _created(lease.upload, action, call, uploads)
         # A body that is sent again begins with what is here already.
-        skip = lock.upload.offset if action.body else 0
-        intake = Intake(lock.upload, action, call.speaker, uploads.stores)
+        skip = lease.upload.offset if action.body else 0
+        intake = Intake(lease, action, call.speaker, uploads.stores)
         try:
             exchange = call.exchange if action.body else None
-            end = await intake.run(lock.stop, exchange, skip=skip)
+            end = await intake.run(exchange, skip=skip)
         except ProtocolError as error:
             call.upload = intake.upload
             if _is_lost(error, intake.upload, call):
@@ -338,12 +338,12 @@ async def _check_room(uploads: Uploads) -> None:
 
 
 async def _head(upload_id: str, call: Call, uploads: Uploads) -> Response:
-    upload = await _recovered(upload_id, uploads, lambda: uploads.locker.settled(upload_id))
+    upload = await _recovered(upload_id, uploads, lambda: uploads.leases.settled(upload_id))
     # A Redis that was rolled back would tell an offset below one that was acknowledged.
     known = await to_thread.run_sync(uploads.data.look, upload_id)
     if upload.is_behind(known):
         await uploads.info.raise_to(known)
-        upload = await uploads.locker.settled(upload_id)
+        upload = await uploads.leases.settled(upload_id)
         if upload.is_behind(known):
             raise RecordBehind(known)
     if upload.waiting:
@@ -361,30 +361,30 @@ def _is_filled(upload: Upload) -> bool:
 
 async def _complete(upload_id: str, call: Call, uploads: Uploads) -> Upload:
     """Complete an upload as tus has it: when all its bytes are here."""
-    async with _hold(upload_id, uploads) as lock:
-        if not _is_filled(lock.upload):
-            return lock.upload
-        action = protocol.Append(upload_id, lock.upload.offset, 0, lock.upload.length)
-        intake = Intake(lock.upload, action, call.speaker, uploads.stores)
-        await _or_remove(intake, lock, None, uploads)
+    async with _hold(upload_id, uploads) as lease:
+        if not _is_filled(lease.upload):
+            return lease.upload
+        action = protocol.Append(upload_id, lease.upload.offset, 0, lease.upload.length)
+        intake = Intake(lease, action, call.speaker, uploads.stores)
+        await _or_remove(intake, None, uploads)
         return intake.upload
 
 
 async def _append(action: Append, call: Call, uploads: Uploads) -> Response:
     _check_trailer(action, call)
-    async with _hold(action.upload_id, uploads) as lock:
-        call.upload = upload = lock.upload
+    async with _hold(action.upload_id, uploads) as lease:
+        call.upload = upload = lease.upload
         now, limits = time.time(), uploads.limits
         protocol.admit_head(upload, now)
         if not upload.final:
             call.speaker.admit_append(action, upload)
         length = protocol.admit_append(action, upload, now, limits)
         if upload.complete:
-            return await _append_again(action, upload, lock, call, uploads)
+            return await _append_again(action, upload, lease, call, uploads)
         action = replace(action, length=length)
-        intake = Intake(upload, action, call.speaker, uploads.stores)
+        intake = Intake(lease, action, call.speaker, uploads.stores)
         try:
-            end = await _or_remove(intake, lock, call.exchange, uploads)
+            end = await _or_remove(intake, call.exchange, uploads)
         finally:
             call.upload = intake.upload
     if end in _RETRY and not intake.upload.complete:
@@ -395,10 +395,10 @@ async def _append(action: Append, call: Call, uploads: Uploads) -> Response:
 
 
 async def _append_again(
-    action: Append, upload: Upload, lock: Lock, call: Call, uploads: Uploads
+    action: Append, upload: Upload, lease: Lease, call: Call, uploads: Uploads
 ) -> Response:
     """Answer a client that lost the answer to its last request."""
-    if await call.exchange.move_body(Nowhere(), 0, lock.stop) is BodyEnd.MORE:
+    if await call.exchange.move_body(Nowhere(), 0, lease.stop) is BodyEnd.MORE:
         raise ProtocolError(Code.BODY_TOO_LONG)
     return await _appended(upload, action, call, uploads)
 
@@ -408,12 +408,10 @@ async def _appended(upload: Upload, action: Append, call: Call, uploads: Uploads
     return call.speaker.appended(upload, call.location(upload), uploads.limits, time.time(), final)
 
 
-async def _or_remove(
-    intake: Intake, lock: Lock, exchange: Exchange | None, uploads: Uploads
-) -> BodyEnd:
+async def _or_remove(intake: Intake, exchange: Exchange | None, uploads: Uploads) -> BodyEnd:
     """Run an intake; what can never become an upload is removed."""
     try:
-        return await intake.run(lock.stop, exchange)
+        return await intake.run(exchange)
     except Rejected:
         await _remove(intake.upload, uploads)
         raise
@@ -421,10 +419,11 @@ async def _or_remove(
 
 async def _terminate(upload_id: str, call: Call, uploads: Uploads) -> Response:
     protocol.admit_terminate(uploads.limits)
-    async with _hold(upload_id, uploads) as lock:
-        if lock.upload.partial:
+    async with _hold(upload_id, uploads) as lease:
+        if lease.upload.partial:
             await _hand_on(upload_id, uploads)
-        await _remove(lock.upload, uploads)
+        await _remove(lease.upload, uploads)
+        lease.discard()
     log.info("upload.terminated", upload=upload_id)
     return call.speaker.terminated()
 
@@ -438,12 +437,12 @@ async def _hand_on(part_id: str, uploads: Uploads) -> None:
 
 
 @asynccontextmanager
-async def _hold(upload_id: str, uploads: Uploads) -> AsyncIterator[Lock]:
+async def _hold(upload_id: str, uploads: Uploads) -> AsyncIterator[Lease]:
     async with AsyncExitStack() as stack:
         yield await _recovered(
             upload_id,
             uploads,
-            lambda: stack.enter_async_context(uploads.locker.hold(upload_id)),
+            lambda: stack.enter_async_context(uploads.leases.hold(upload_id)),
         )
 
 
