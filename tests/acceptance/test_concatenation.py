@@ -40,7 +40,8 @@ def server(site: Site) -> Server:
 def part(tus: Tus, length: int | None, body: bytes = b"") -> str:
     """Create a partial upload with the first of its bytes; a length of None is said later."""
     size = {"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}
-    answer = tus.request("POST", "/files/", {**TUS, **APPEND, **size, **PARTIAL}, body)
+    kind = APPEND if body else {}
+    answer = tus.request("POST", "/files/", {**TUS, **kind, **size, **PARTIAL}, body)
     assert answer.status == 201, answer
     return answer.headers["location"]
 
