@@ -32,7 +32,7 @@ _DATA = re.compile(rf"{_ID}(?:\.[1-9][0-9]*)?")
 _JOURNAL = re.compile(rf"{_ID}\.log")
 _RESULT = re.compile(rf"{_ID}\.json")
 _ASIDE = re.compile(r"\.[0-9a-f]{16}")
-_TRIAL = re.compile(r"\.(?:probe|marker)-[0-9a-f]{8}")
+_TRIAL = re.compile(rf"\.(?:(?:probe|marker)-[0-9a-f]{{8}}|(?:secret-|{_ID}\.)[0-9a-f]{{16}})")
 # Seconds.
 _OLD = 3600.0
 
@@ -114,7 +114,7 @@ class Orphans:
             found = _RESULT.fullmatch(base)
             return "a result without a journal" if found and self._unknown(found["id"]) else None
         if _TRIAL.fullmatch(base):
-            return "left by a crash at start"
+            return "left by a crash"
         if found := _DATA.fullmatch(base):
             if self._unknown(found["id"]):
                 return "data without a journal"

@@ -55,6 +55,8 @@ def created(store: FileStore) -> Upload:
         f"results/{OURS}.json",
         "results/.0123456789abcdef",
         ".probe-0123abcd",
+        ".secret-0123456789abcdef",
+        f".{OURS}.0123456789abcdef",
         ".marker-0123abcd",
     ],
 )
