@@ -2,6 +2,7 @@
 # also under a name with spaces.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
+MINUTES := 10
 .PHONY: help install js demo test soak lint types imports check wheel requirements clean
 
 help: ## List the targets
@@ -19,14 +20,14 @@ demo: install ## Upload a video, cut the connection, resume, read the plates (AR
 	@.venv/bin/tusd-py demo $(ARGS)
 
 test: install js ## Run the tests (ARGS="-k resume" for some)
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
-SEED = $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
-
-soak: install ## Try many random inputs and print their seed (SEED=... for the same ones again)
-	@seed=$(SEED); echo "SEED=$$seed"; \
-	HYPOTHESIS_PROFILE=soak .venv/bin/pytest --timeout=3600 --hypothesis-seed=$$seed \
-		$(if $(ARGS),$(ARGS),tests/tusd_py/test_fuzz.py)
+# The seed is printed: the same one takes the same steps again.
+soak: SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
+soak: install js ## Run the random tests for long (MINUTES=10, SEED=...; ARGS=FILE for some)
+	@echo "make soak MINUTES=$(MINUTES) SEED=$(SEED)"
+	@SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) HYPOTHESIS_PROFILE=soak .venv/bin/pytest \
+		--hypothesis-seed $(SEED) --timeout 0 --capture no -m "soak or hypothesis" $(ARGS)
 
 lint: install ## Check the style of the code and of the Dockerfile
 	.venv/bin/ruff check

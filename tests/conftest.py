@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from storage.embedded import Embedded
 
@@ -18,10 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-# Everybody's runs try the same few examples; `make soak` many new ones, with its seed printed.
-settings.register_profile("test", derandomize=True, deadline=None, max_examples=100)
-settings.register_profile("soak", deadline=None, max_examples=5_000, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+def pytest_configure() -> None:
+    """Have Hypothesis try the same few examples in every run, and many new ones in `make soak`.
+
+    It may take its time: a slow machine is no error.
+    """
+    slow = [HealthCheck.too_slow]
+    settings.register_profile(
+        "test", deadline=None, derandomize=True, database=None, suppress_health_check=slow
+    )
+    settings.register_profile(
+        "soak", deadline=None, max_examples=5_000, print_blob=True, suppress_health_check=slow
+    )
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
 
 
 @pytest.fixture(scope="session")

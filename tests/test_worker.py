@@ -163,6 +163,12 @@ def completed(place: Place, upload_id: str) -> bool:
     return place.job(upload_id).state is JobState.COMPLETED
 
 
+def asked_to_stop(place: Place) -> bool:
+    """Tell whether a worker has heard its first signal."""
+    workers = place.text.smembers("rq:workers")
+    return any(place.text.hexists(key, "shutdown_requested_date") for key in workers)
+
+
 # --- one job, in this process
 
 
@@ -414,6 +420,7 @@ def test_the_second_sigterm_kills_the_job_and_another_worker_runs_it(
     [horse] = horses(process)
     os.kill(horse, signal.SIGSTOP)
     process.terminate()
+    wait_until(lambda: asked_to_stop(place))
     # RQ takes two within a second for one that came twice.
     time.sleep(1.2)
     process.terminate()

@@ -163,7 +163,11 @@ class Site:
 
     def serve(self, *, port: int = 0, **settings: str) -> Server:
         """Start a server and wait until it listens."""
-        return self.run("serve", "serve", kind=Server, PORT=str(port), **settings).listen()
+        return self.begin_to_serve(port=port, **settings).listen()
+
+    def begin_to_serve(self, *, port: int = 0, **settings: str) -> Server:
+        """Start a server that does not listen yet."""
+        return self.run("serve", "serve", kind=Server, PORT=str(port), **settings)
 
     def work(self, **settings: str) -> Process:
         """Start a worker and wait until it listens for jobs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -31,19 +30,14 @@ VISION = {"cv2", "numpy", "onnxruntime", "torch", "rapidocr", "easyocr", "proces
 
 
 @contextmanager
-def redis_at(port: int, directory: Path) -> Iterator[None]:
-    """Run a Redis of its own at a port of this machine."""
-    words = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory)]
+def redis_at(path: Path) -> Iterator[None]:
+    """Run a Redis of its own at a Unix socket: nobody else can take it, as they can a port."""
+    words = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(path.parent)]
     with subprocess.Popen([_find_server(), *words], stdout=subprocess.DEVNULL) as process:
         try:
             yield
         finally:
             process.terminate()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def test_serve_loads_no_computer_vision_through_a_whole_upload_and_its_job(site: Site) -> None:
@@ -80,8 +74,8 @@ def test_without_a_worker_an_upload_ends_pending_and_a_worker_that_comes_complet
 def test_without_its_redis_serve_stays_up_answers_503_and_works_when_that_comes(
     site: Site, new_site: Callable[..., Site]
 ) -> None:
-    port = free_port()
-    server = new_site(REDIS_URL=f"redis://127.0.0.1:{port}/0").serve()
+    own = site.directory / "own.sock"
+    server = new_site(REDIS_URL=f"unix://{own}").serve()
     tus = Tus(server.port)
     unknown = "/files/00000000-0000-4000-8000-000000000000"
     assert tus.request("GET", "/health").status == 200
@@ -90,7 +84,7 @@ def test_without_its_redis_serve_stays_up_answers_503_and_works_when_that_comes(
     assert created.status == 503
     assert int(created.headers["retry-after"]) > 0
     assert tus.head(unknown).status == 423
-    with redis_at(port, site.directory):
+    with redis_at(own):
         eventually(lambda: tus.request("GET", "/ready").status == 200, "readiness")
         assert tus.head(unknown).status == 404
         upload = tus.upload(b"bytes")

@@ -243,7 +243,7 @@ def test_a_job_whose_worker_is_dead_runs_again_at_once(place: Place) -> None:
     assert place.job(upload_id).state is JobState.PROCESSING
 
 
-@pytest.mark.parametrize("worker", ["of-another-host", process_identity()])
+@pytest.mark.parametrize("worker", ["of-another-host", process_identity()], ids=["other", "own"])
 def test_a_job_under_a_live_execution_is_left_alone(place: Place, worker: str) -> None:
     upload_id = place.upload(complete=True)
     jobs = place.jobs()
