@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+import structlog
 from hypothesis import HealthCheck, settings
 
 from storage.embedded import Embedded
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
+    """Set up what is one for the whole process."""
+    hypothesize()
+    # The default one draws tracebacks in colours, which takes seconds.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
+
+
+def hypothesize() -> None:
     """Have Hypothesis try the same few examples in every run, and many new ones in `make soak`.
 
     It may take its time: a slow machine is no error.
