@@ -39,7 +39,7 @@ _GRACE_BYTES = 2**20
 _TURNS = 4
 
 # ASGI extensions of our protocol class (tusd_py.ingest). A message of the name is accepted: a 1xx
-# response; the end of the connection. The third holds the trailer fields as they come.
+# response; the end of the connection. The third has `fields`, to which trailers are added.
 INFORMATIONAL = "http.response.informational"
 CUT = "tusd.http.cut"
 TRAILERS = "tusd.http.request.trailers"
@@ -159,7 +159,7 @@ class AsgiExchange:
     @property
     def trailers(self) -> Headers:
         whole = self._ended and self._end is BodyEnd.DONE
-        return Headers(self._extensions.get(TRAILERS, ()) if whole else ())
+        return Headers(self._extensions.get(TRAILERS, {}).get("fields", ()) if whole else ())
 
     async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())

@@ -57,6 +57,10 @@ class Headers:
             raise InvalidHeader(name, "one value", ", ".join(values))
         return values[0]
 
+    def lines(self, name: str) -> list[str]:
+        """Return the values of every line of a name."""
+        return self._fields.get(name, [])
+
     def joined(self, name: str, separator: str = ",") -> str | None:
         """Return a header that may be spread over several lines (RFC 9110, section 5.3)."""
         values = self._fields.get(name)

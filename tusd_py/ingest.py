@@ -1,38 +1,350 @@
-"""uvicorn's HTTP protocol class, with the bound it lacks."""
+"""uvicorn's HTTP protocol class, with what it lacks: bounds, 1xx, trailers, cuts, kept bytes.
+
+It reads HTTP/1.1 as RFC 9112 has it; what is no such request is refused here, before any app.
+"""
 
 from __future__ import annotations
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
-# Bytes of a request line and its header fields.
-_HEAD_MOST = 64 * 1024
-_REFUSAL = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"Tus-Resumable: 1.0.0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-)
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from tusd_py.exchange import CUT, INFORMATIONAL, TRAILERS
+from tusd_py.framing import HEAD_MOST, Refused, build_head, check_head, head_too_long
+from tusd_py.headers import Headers
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+# What is read of a request that was refused, so that the peer sees the answer and not a reset.
+_LINGER_BYTES = 256 * 1024
+_LINGER_SECONDS = 1.0
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
-    """Refuse a request whose head does not end: httptools gathers it in memory without a limit."""
+class HttpProtocol(HttpToolsProtocol):
+    """Serve one connection.
 
-    _head: int | None = 0
+    A request that cannot be read is answered after those before it, then the connection ends.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        head_timeout: float = 60.0,
+    ) -> None:
+        """Wait at most `head_timeout` seconds for a request to tell what it wants."""
+        super().__init__(config, server_state, app_state, _loop)
+        self._served: ASGIApp = config.loaded_app
+        self._head_timeout = head_timeout
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        # Bytes of the head, or of the trailers, so far; and since the parser last told anything.
+        self._head = self._silent = 0
+        self._trailers: list[tuple[bytes, bytes]] | None = None
+        self._request: _Request | None = None
+        self._in_body = False
+        self._refused: Refused | None = None
+        self._linger_left: int | None = None
+        self._at_end = False
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_timers()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Answer what has arrived: a peer that has said all may still listen."""
+        self._at_end = True
+        if self._linger_left is not None or self.scheme == "https":
+            return None
+        if self._in_body:
+            self._refuse(Refused(HTTPStatus.BAD_REQUEST, "the body ended before its length"))
+        elif self._is_busy():
+            self.cycle.keep_alive = False
+        return self._is_busy()
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += len(data)
-        super().data_received(data)
-        if self._head is not None and self._head > _HEAD_MOST and not self.transport.is_closing():
-            self.transport.write(_REFUSAL)
-            self.transport.close()
+        if self._linger_left is not None:
+            self._linger_left -= len(data)
+            if self._linger_left <= 0:
+                self.transport.close()
+            return
+        if self._refused is not None:
+            return
+        self._unset_keepalive_if_required()
+        self._silent += len(data)
+        try:
+            self._feed(memoryview(data))
+            self._check_silence()
+        except Refused as refused:
+            self._refuse(refused)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            bad = Refused(HTTPStatus.BAD_REQUEST, f"expected an HTTP/1.1 request: {error}")
+            self._refuse(cause if isinstance(cause, Refused) else bad)
+        else:
+            if not self._in_body and (self._head or self._silent):
+                self._await_head()
+
+    def _feed(self, data: memoryview) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self._cancel_timers()
+                    self.handle_websocket_upgrade()
+                    return
+                data = data[upgrade.args[0] :]
+                self._read_as_plain()
+            else:
+                return
+
+    def _read_as_plain(self) -> None:
+        """Read a request again without its wish to go on in a protocol that we do not speak.
+
+        It may be ignored (RFC 9110, section 7.8), but the parser would take the body for that.
+        """
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_method() == b"GET" and super()._should_upgrade()
+
+    def _is_foreign_upgrade(self) -> bool:
+        return self.parser.should_upgrade() and not self._should_upgrade()
+
+    def _is_busy(self) -> bool:
+        """Tell whether a request still has to be answered."""
+        return self._request is not None and not self.cycle.response_complete
+
+    # What the parser tells
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head = self._head or 0
+        self._head = self._silent = 0
+        self._trailers = None
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        if self._trailers is None:
+            super().on_header(name, value)
+        else:
+            # The request has been read: nothing that comes now changes what it said.
+            self._trailers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self._head = None
+        self._cancel_timers()
+        self._head = self._silent = 0
+        self.expect_100_continue = check_head(
+            self.parser.get_method(), self.parser.get_http_version(), Headers(self.headers)
+        )
+        if self._is_foreign_upgrade():
+            return
+        self._trailers = []
+        self.scope["extensions"] = {CUT: {}, TRAILERS: {"fields": self._trailers}}
+        if self.parser.get_http_version() != "1.0":
+            self.scope["extensions"][INFORMATIONAL] = {}
+        self.app = request = _Request(self, self._served)
         super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            request.cycle, self._request, self._in_body = self.cycle, request, True
+
+    def on_chunk_header(self) -> None:
+        """Note that a chunk begins."""
+        self._silent = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._silent = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._is_foreign_upgrade():
+            return
+        self._head = self._silent = 0
+        self._in_body = False
         super().on_message_complete()
-        self._head = 0
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            # As many wait as came at once, not as many as a peer cares to send.
+            self.flow.pause_reading()
+        elif self.cycle.response_complete and self.cycle.more_body:
+            self._linger()
+        elif self._refused is not None and not self._is_busy():
+            self.send_refusal()
+
+    def _count(self, size: int) -> None:
+        self._silent = 0
+        self._head += size
+        if self._head > HEAD_MOST:
+            raise head_too_long()
+
+    def _check_silence(self) -> None:
+        if self._silent <= HEAD_MOST:
+            return
+        if self._in_body and not self._head:
+            raise Refused(HTTPStatus.BAD_REQUEST, "expected a chunk, got endless extensions of one")
+        raise head_too_long()
+
+    # Refusals
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer with a refusal when it is its turn; nothing that comes after it is read."""
+        self._refused = refused
+        if self._request is not None and self._in_body and self._is_busy():
+            self._request.break_off()
+        elif not self._is_busy():
+            self.send_refusal()
+
+    def send_refusal(self) -> None:
+        """Write the refusal and end the connection."""
+        if self._refused is None or self.transport.is_closing():
+            return
+        body = b"" if self.parser.get_method() == b"HEAD" else f"{self._refused}\n".encode()
+        fields = [
+            *self.server_state.default_headers,
+            (b"Tus-Resumable", b"1.0.0"),
+            (b"Content-Type", b"text/plain; charset=utf-8"),
+            (b"Content-Length", str(len(body)).encode()),
+            (b"Connection", b"close"),
+        ]
+        self.transport.write(build_head(self._refused.status, fields) + body)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close, but read a little first: closing on unread bytes would reset the answer."""
+        self._cancel_timers()
+        self._unset_keepalive_if_required()
+        if self._at_end or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._linger_left = _LINGER_BYTES
+        self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+
+    # Time
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._head_timeout, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._is_busy():
+            self._await_head()
+        elif self._head or self._silent:
+            late = "expected the whole head of a request, got a part of it"
+            self._refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, late))
+        else:
+            self.transport.close()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._head_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._linger_timer = None
+
+
+class _Request:
+    """Run the app on one request: the ASGI app that uvicorn's cycle calls."""
+
+    cycle: RequestResponseCycle
+
+    def __init__(self, protocol: HttpProtocol, app: ASGIApp) -> None:
+        self._protocol = protocol
+        self._app = app
+        self._broken = self._ended = False
+
+    def break_off(self) -> None:
+        """End the body where it is: what follows cannot be read."""
+        self._broken = True
+        self.cycle.message_event.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app with what uvicorn's `receive` and `send` lack."""
+        self._receive, self._send = receive, send
+        await self._app(scope, self.receive, self.send)
+
+    async def receive(self) -> Message:
+        """Return the next part of the body: all that came, before the peer's end is told."""
+        if self._broken and not self.cycle.body:
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        cycle = self.cycle
+        left = cycle.body or not (cycle.more_body or self._ended)
+        if message["type"] == "http.disconnect" and left and not cycle.response_complete:
+            message = {
+                "type": "http.request",
+                "body": bytes(cycle.body),
+                "more_body": cycle.more_body,
+            }
+            cycle.body = bytearray()
+        self._ended = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the app."""
+        cycle = self.cycle
+        if message["type"] == INFORMATIONAL:
+            self._inform(message)
+        elif message["type"] == CUT:
+            self._cut()
+        elif self._broken and not cycle.response_started:
+            self._swallow(message)
+        else:
+            await self._send(self._closing(message))
+
+    def _inform(self, message: Message) -> None:
+        cycle = self.cycle
+        # One that does not read gets no news, rather than holding up its own upload.
+        if cycle.response_started or cycle.disconnected or cycle.flow.write_paused:
+            return
+        if cycle.scope["http_version"] != "1.0" and not self._broken:
+            cycle.transport.write(build_head(message["status"], message["headers"]))
+
+    def _cut(self) -> None:
+        self.cycle.disconnected = True
+        self._protocol.pipeline.clear()
+        self.cycle.transport.close()
+
+    def _swallow(self, message: Message) -> None:
+        """Answer with the refusal once the app has done what it could."""
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.cycle.disconnected = True
+            self._protocol.send_refusal()
+
+    def _closing(self, message: Message) -> Message:
+        """See that a connection with an unread body ends, and the answer arrives."""
+        if self.cycle.more_body:
+            # uvicorn would close at once at the last part; the protocol lingers instead.
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            self.cycle.keep_alive = last
+        return message

@@ -121,6 +121,10 @@ class Connection:
             raise ConnectionError(f"the server closed after {self._received!r}")
         self._received += data
 
+    def end(self) -> None:
+        """Say that nothing more will come, and go on listening."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def reset(self) -> None:
         """Close with RST, as a connection ends whose peer has vanished."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

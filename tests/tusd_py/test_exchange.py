@@ -295,7 +295,7 @@ async def test_a_cut_is_no_answer_where_the_server_can_and_a_503_elsewhere() -> 
 
 async def test_trailers_are_there_once_the_body_is_done() -> None:
     client = Client(piece(b"a"), piece(b"", more=False), transfer_encoding="chunked")
-    client.scope["extensions"] = {exchange.TRAILERS: [(b"upload-checksum", b"sha1 x")]}
+    client.scope["extensions"] = {exchange.TRAILERS: {"fields": [(b"upload-checksum", b"sha1 x")]}}
     moving = client.exchange()
     assert moving.can_trail
     assert "upload-checksum" not in moving.trailers

@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tusd_py.cli import (
@@ -37,6 +38,8 @@ CODES = {
 }
 # What is asked to stop answers within a moment; only a stuck client is waited for so long.
 GRACE_SECONDS = 10
+# No honest client takes so long to say what it wants.
+HEAD_SECONDS = 60
 ANALYSIS = (
     "plate_reader",
     "alpr_model_dir",
@@ -76,7 +79,7 @@ def _run(settings: Settings, sockets: list[socket.socket], url: str) -> None:
     import uvicorn  # noqa: PLC0415  only the server needs it
 
     from tusd_py.app import create_app  # noqa: PLC0415
-    from tusd_py.ingest import BoundedHttpProtocol  # noqa: PLC0415
+    from tusd_py.ingest import HttpProtocol  # noqa: PLC0415
     from tusd_py.log import configure  # noqa: PLC0415
 
     class Server(uvicorn.Server):
@@ -97,9 +100,11 @@ def _run(settings: Settings, sockets: list[socket.socket], url: str) -> None:
 
     configure(settings)
     app: Starlette = create_app(settings)
+    head_timeout = min(HEAD_SECONDS, settings.upload_timeout_seconds)
     config = uvicorn.Config(
         app,
-        http=BoundedHttpProtocol,
+        # uvicorn only calls it.
+        http=partial(HttpProtocol, head_timeout=head_timeout),  # type: ignore[arg-type]
         loop="uvloop",
         lifespan="on",
         log_config=None,
