@@ -1,0 +1,50 @@
+"""docs/protocol.md names proofs; each is there."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import proofs
+from tests.acceptance import test_conformance, test_wire_cases
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TEXT = (proofs.ROOT / "docs" / "protocol.md").read_text()
+
+
+def rows() -> list[str]:
+    """Return the rows of its tables that say something."""
+    return [line for line in TEXT.splitlines() if line.startswith("| ") and "---" not in line]
+
+
+def test_every_test_that_the_protocols_document_names_exists() -> None:
+    assert proofs.missing(TEXT) == []
+
+
+@pytest.mark.parametrize(
+    ("short", "cases"),
+    [("case", test_wire_cases.CASES), ("public", test_conformance.CASES)],
+)
+def test_every_case_that_the_protocols_document_names_exists(
+    short: str, cases: Mapping[str, object]
+) -> None:
+    found = re.findall(rf"`{short}\[([^\]]+)\]`", TEXT)
+    assert found
+    assert set(found) <= cases.keys()
+
+
+def test_every_row_of_the_protocols_document_names_a_proof() -> None:
+    said = [row for row in rows() if not row.endswith("| proof |")]
+    assert len(said) > 50
+    assert [row for row in said if not re.search(r"`(case|public)\[|::test_", row)] == []
+
+
+def test_a_proof_that_does_not_exist_is_missed() -> None:
+    assert proofs.missing("tests/test_proofs.py::test_nothing, tests/none.py::test_x") == [
+        "tests/test_proofs.py::test_nothing",
+        "tests/none.py::test_x",
+    ]
