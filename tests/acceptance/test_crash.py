@@ -190,9 +190,11 @@ def test_a_redis_killed_alone_is_answered_for_and_started_again(
 ) -> None:
     upload = tus.create(2 * MIB, NAMED)
     assert tus.patch(upload, 0, bytes(MIB)).offset == MIB
+    # Of this one nobody here has anything at hand.
+    other = tus.create(1)
     with nobody_starts_redis(site):
         site.kill_redis()
-        created, asked = tus.post(1), tus.head(upload)
+        created, asked = tus.post(1), tus.head(other)
         assert created.status == 503
         assert int(created.headers["retry-after"]) > 0
         # Anything else of the kind of 503 would make clients begin anew.
