@@ -12,7 +12,8 @@ _PROOF = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 
 
 @cache
-def _tests(path: str) -> frozenset[str]:
+def tests_of(path: str) -> frozenset[str]:
+    """Return the names of the functions of a test file, none where there is no file."""
     file = ROOT / path
     if not file.exists():
         return frozenset()
@@ -28,4 +29,4 @@ def named(text: str) -> list[tuple[str, str]]:
 
 def missing(text: str) -> list[str]:
     """Return the named tests that do not exist; the ids of their cases are not looked at."""
-    return [f"{path}::{name}" for path, name in named(text) if name not in _tests(path)]
+    return [f"{path}::{name}" for path, name in named(text) if name not in tests_of(path)]
