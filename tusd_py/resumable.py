@@ -353,7 +353,7 @@ class Dialect:
         if error.code is Code.GONE and self.version < _LIBERAL:
             # Up to -05 whatever is not active had to be 404.
             return Code.NOT_FOUND.status
-        if problem is Problem.INCONSISTENT_LENGTH:
+        if problem in {Problem.INCONSISTENT_LENGTH, Problem.COMPLETED_UPLOAD}:
             return Code.INVALID_HEADER.status
         return _STATUS_OF.get(error.code, error.code).status
 
@@ -382,6 +382,8 @@ def _problem_of(
     if isinstance(error, ProblemError):
         return error.problem
     if error.code is Code.BODY_TOO_LONG:
+        if upload is not None and upload.complete:
+            return Problem.COMPLETED_UPLOAD
         # Without a declared length the body is beyond what the server takes.
         declared = getattr(action, "length", None), getattr(upload, "length", None)
         return None if declared == (None, None) else Problem.INCONSISTENT_LENGTH

@@ -554,6 +554,13 @@ def test_r37_a_complete_upload_is_a_problem_to_append_to() -> None:
     assert problem["type"].endswith("#completed-upload")
 
 
+def test_r37_bytes_that_come_late_to_a_complete_upload_are_the_same_problem() -> None:
+    action = append(None, None, completes=True)
+    response, problem = refused(ProtocolError(Code.BODY_TOO_LONG), action=action, upload=COMPLETE)
+    assert response.status == 400
+    assert problem["type"].endswith("#completed-upload")
+
+
 def test_r46_a_mismatching_digest_is_400() -> None:
     response, problem = refused(ProtocolError(Code.CHECKSUM_MISMATCH), upload=UPLOAD)
     assert response.status == 400
