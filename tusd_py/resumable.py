@@ -35,6 +35,9 @@ _VERSION = "Upload-Draft-Interop-Version"
 _INVERTED, _PROGRESS, _LIMITS, _LIBERAL = 3, 5, 6, 7
 _CREATION_METHODS = "OPTIONS, POST, PUT, PATCH"
 _UPLOAD_METHODS = "OPTIONS, HEAD, GET, PATCH, DELETE"
+# They say nothing of the content: some clients label what they create with as they label what they
+# append, and curl labels any body as a form's.
+_NO_LABELS = frozenset({PARTIAL_TYPE, APPEND_TYPE, "application/x-www-form-urlencoded"})
 _DIGEST = "content-digest"
 _PROBLEMS = "https://iana.org/assignments/http-problem-types#"
 
@@ -420,8 +423,7 @@ def _length(headers: Headers, offset: int, size: int | None, *, completes: bool)
 
 def _metadata(headers: Headers) -> str | None:
     kind = media_type(one(headers, "content-type") or "")
-    # Some clients label what they create with as they label what they append.
-    return fields.build_metadata(headers, "" if kind in {PARTIAL_TYPE, APPEND_TYPE} else kind)
+    return fields.build_metadata(headers, "" if kind in _NO_LABELS else kind)
 
 
 def _trailer(headers: Headers) -> str | None:

@@ -291,6 +291,7 @@ def test_r46_a_content_digest_is_what_the_body_is_checked_by() -> None:
         pytest.param({"content-disposition": 'inline; filename="a'}, {}, id="R49-malformed"),
         pytest.param({"content-encoding": "gzip"}, {"contentencoding": b"gzip"}, id="R50"),
         ({"content-type": "application/partial-upload"}, {}),
+        pytest.param({"content-type": "application/x-www-form-urlencoded"}, {}, id="curl"),
         ({"upload-metadata": "filename Yg==", "content-type": "video/mp4",
           "content-disposition": "inline; filename=a"},
          {"filename": b"b", "filetype": b"video/mp4"}),
