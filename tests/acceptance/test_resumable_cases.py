@@ -348,7 +348,7 @@ def test_an_append_says_whether_it_completes(tus: Tus, version: int | None) -> N
     assert head(tus, path).offset == 0
 
 
-@pytest.mark.parametrize("version", [None, *VERSIONS])
+@pytest.mark.parametrize("version", [3, 8])
 @pytest.mark.parametrize("offset", [None, "-1", "0.0", '"0"', "abc", "1" * 16, "0, 0", "", "?0"])
 def test_an_append_says_where(tus: Tus, version: int | None, offset: str | None) -> None:  # R32
     path = begun(tus, version or 8)
@@ -447,7 +447,7 @@ def test_what_tus_completed_is_replayed_to_the_drafts(tus: Tus) -> None:  # R53
 # Whose turn it is.
 
 
-@pytest.mark.parametrize("version", [None, *VERSIONS])
+@pytest.mark.parametrize("version", [None, 3, 8])
 @pytest.mark.parametrize("method", ["HEAD", "PATCH", "DELETE"])
 def test_a_newer_request_ends_the_one_that_stalls(
     tus: Tus, site: Site, method: str, version: int | None
