@@ -146,7 +146,7 @@ class Server(Process):
     port: int
 
     def listen(self) -> Self:
-        found = self.wait_for(r"Listening on (http://127\.0\.0\.1:(\d+)/files/)")
+        found = self.wait_for(r"Listening on (http://127\.0\.0\.1:(\d+)/\S+)")
         self.url, self.port = found[1], int(found[2])
         return self
 

@@ -72,7 +72,8 @@ def _serve(settings: Settings) -> None:
     port = sockets[0].getsockname()[1]
     with _private_redis(settings) as url:
         _need_own_redis(url, settings)
-        _run(settings, sockets, f"http://{_shown(settings.host)}:{port}/files/")
+        path = f"{settings.upload_path.rstrip('/')}/"
+        _run(settings, sockets, f"http://{_shown(settings.host)}:{port}{path}")
 
 
 def _run(settings: Settings, sockets: list[socket.socket], url: str) -> None:

@@ -76,6 +76,15 @@ def test_the_server_holds_none_of_the_libraries_that_analyse(tmp_path: Path) -> 
     assert not [name for name in ("cv2", "numpy", "onnxruntime", "torch") if name in mapped]
 
 
+def test_the_address_that_is_said_is_the_one_of_the_uploads(tmp_path: Path) -> None:
+    with start(tmp_path, "serve", "--port", "0", "--upload-path", "/videos/new") as server:
+        assert server.stdout is not None
+        said = server.stdout.readline()
+        server.terminate()
+        server.communicate()
+    assert re.match(r"Listening on http://127\.0\.0\.1:\d+/videos/new/ ", said), said
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_with_0_and_nothing_left(
     number: signal.Signals, tmp_path: Path
