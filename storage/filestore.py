@@ -212,6 +212,9 @@ class FileStore:
         try:
             fd = os.open(self._segment(upload.id, upload.segments[-1][0]), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
+            if upload.offset == 0:
+                # A creation with a key ended behind its journal.
+                return None
             raise UploadGone("the bytes of this upload were removed") from None
         # A lock on the file tells nothing of another machine that shares the directory.
         if boot == self._boot and _lock(fd):
@@ -221,7 +224,7 @@ class FileStore:
 
     def _new_segment(self, upload: Upload) -> tuple[Upload, int]:
         (last, start), before = upload.segments[-1], upload.segments[:-1]
-        fd, number = self._create_segment(upload.id, last + 1)
+        fd, number = self._create_segment(upload.id, last)
         _sync_directory(self._directory)
         kept = before if start == upload.offset else upload.segments
         return replace(upload, segments=(*kept, (number, upload.offset))), fd

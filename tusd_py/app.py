@@ -144,8 +144,8 @@ class Files:
         if not protocol.is_upload_id(upload_id):
             return None
         try:
-            found = await self._uploads.info.find(upload_id)
-            return found or (await to_thread.run_sync(self._uploads.data.recover, upload_id))[0]
+            # The journal, not Redis: it knows as well, and nobody waits twice for one that is away.
+            return await to_thread.run_sync(self._uploads.data.look, upload_id)
         except StorageError:
             return None
 
@@ -207,6 +207,7 @@ def create_app(settings: Settings) -> Starlette:
             settings.upload_expiration_seconds,
             termination=not settings.disable_termination,
             video=settings.require_video,
+            gone_as_not_found=settings.gone_as_not_found,
         ),
         min_free_bytes=settings.min_free_bytes,
         finished=dispatcher.wake,

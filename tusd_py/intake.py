@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -80,7 +81,8 @@ class Intake:
         self._first = upload.offset
         # What cannot be verified before its end is not counted before it either.
         self._verified = action.checksum is not None or action.trailer is not None
-        self._seen = not stores.limits.video or upload.partial or upload.offset >= HEAD_SIZE
+        # That enough is here tells nothing: a crash may have come before it was looked at.
+        self._seen = not stores.limits.video or upload.partial
         self._started = asyncio.get_running_loop().time()
         self._told_at = self._started
 
@@ -111,6 +113,8 @@ class Intake:
             past = past if digest is None else DigestingSink(past, digest)
             while past.offset < skip:
                 end = await exchange.move_body(past, skip - past.offset, stop)
+                if end is BodyEnd.DONE and past.offset < skip:
+                    raise ProtocolError(Code.KEY_REUSED, "this body is shorter than what is here")
                 if end is not BodyEnd.MORE and past.offset < skip:
                     return end
         sink: Sink = self._writer if digest is None else DigestingSink(self._writer, digest)
@@ -120,10 +124,10 @@ class Intake:
         if digest is not None and checksum is not None:
             _compare(checksum, digest.digest())
         elif self._action.trailer is not None:
-            await self._verify_trailer(exchange)
+            await self._verify_trailer(exchange, skip)
         return end
 
-    async def _verify_trailer(self, exchange: Exchange) -> None:
+    async def _verify_trailer(self, exchange: Exchange, skip: int) -> None:
         checksum = self._speaker.parse_trailer(exchange.trailers)
         if checksum is None:
             expected = f"{self._action.trailer}: expected it behind the body, as Trailer said"
@@ -132,6 +136,10 @@ class Intake:
         start = self._first
 
         def read_back() -> bytes:
+            # What is here already was the beginning of this body.
+            with self._stores.data.read(self.upload.id) as content:
+                for piece in _pieces(content, skip):
+                    digest.update(piece)
             for piece in self._writer.written(start):
                 digest.update(piece)
             return digest.digest()
@@ -233,13 +241,14 @@ class Intake:
 
     async def _store(self, upload: Upload) -> None:
         stores = self._stores
-        self.upload = replace(upload, expires_at=time.time() + stores.limits.expiration)
-        await run_to_the_end(self._writer.commit, self.upload)
+        upload = replace(upload, expires_at=time.time() + stores.limits.expiration)
+        await run_to_the_end(self._writer.commit, upload)
         try:
-            await stores.info.commit(self.upload, speed=self._speed())
+            await stores.info.commit(upload, speed=self._speed(upload))
         except UploadNotFound:
             await self._restore()
-        self._lease.upload = self.upload
+        # Not before: a refusal tells how far the upload is.
+        self._lease.upload = self.upload = upload
         if self.upload.complete:
             log.info("upload.complete", upload=self.upload.id, length=self.upload.length)
             stores.finished()
@@ -253,9 +262,9 @@ class Intake:
         # The lock is lost as well: the client shall ask for the offset and go on.
         raise LockLost("the record of this upload was lost and has been rebuilt")
 
-    def _speed(self) -> float:
+    def _speed(self, upload: Upload) -> float:
         elapsed = asyncio.get_running_loop().time() - self._started
-        return (self.upload.offset - self._first) / elapsed if elapsed > 0 else 0.0
+        return (upload.offset - self._first) / elapsed if elapsed > 0 else 0.0
 
 
 def _compare(checksum: Checksum, digest: bytes) -> None:
@@ -267,12 +276,13 @@ def content_digests(data: DataStore, upload_id: str, algorithms: Sequence[str]) 
     """Compute digests of an upload's whole content by RFC 9530's names; blocks."""
     digests = {name: new_digest(name.replace("-", "")) for name in algorithms}
     with data.read(upload_id) as content:
-        for piece in _pieces(content):
+        for piece in _pieces(content, sys.maxsize):
             for digest in digests.values():
                 digest.update(piece)
     return {name: digest.digest() for name, digest in digests.items()}
 
 
-def _pieces(content: BinaryIO) -> Iterator[bytes]:
-    while piece := content.read(_READ):
+def _pieces(content: BinaryIO, most: int) -> Iterator[bytes]:
+    while piece := content.read(min(_READ, most)):
+        most -= len(piece)
         yield piece

@@ -78,6 +78,8 @@ class Limits:
     video: bool = False
     #: Whether the server can read trailers.
     trailers: bool = True
+    #: Whether an upload that is gone is answered as one that never was.
+    gone_as_not_found: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,7 @@ def admit_final(
         if not part.partial:
             expected = "upload-concat: expected partial uploads, got one that is not partial"
             raise ProtocolError(Code.INVALID_HEADER, expected)
+    _check_type(action.metadata, limits)
     _check_size(sum(part.length or part.offset for part in parts), 0, 0, limits)
     known = [part.length for part in parts if part.length is not None]
     return Upload(

@@ -105,9 +105,11 @@ async def carry_out(call: Call, uploads: Uploads) -> None:
 
 def _refused(error: ProtocolError, call: Call, uploads: Uploads) -> Response:
     head = isinstance(call.action, protocol.Head)
-    return call.speaker.refused(
-        error, uploads.limits, head=head, action=call.action, upload=call.upload
-    )
+    upload = call.upload
+    about = isinstance(call.action, protocol.Head | protocol.Append | protocol.Terminate)
+    if about and error.code.status == Code.GONE.status and uploads.limits.gone_as_not_found:
+        error, upload = ProtocolError(Code.NOT_FOUND), None
+    return call.speaker.refused(error, uploads.limits, head=head, action=call.action, upload=upload)
 
 
 async def _catch_up(behind: RecordBehind, uploads: Uploads) -> None:
@@ -220,6 +222,17 @@ async def _take_first_body(
     action: Create, upload: Upload, call: Call, uploads: Uploads
 ) -> Response:
     """Take what came with the creation; an upload that the client cannot use is not left."""
+    try:
+        return await _take_it(action, upload, call, uploads)
+    except StorageError:
+        if call.speaker.name == TUS and upload.fingerprint is None:
+            # Nobody was told of it, and its bytes may be what fills the disk.
+            with suppress(StorageError):
+                await _remove(upload, uploads)
+        raise
+
+
+async def _take_it(action: Create, upload: Upload, call: Call, uploads: Uploads) -> Response:
     call.upload = upload
     interim = call.speaker.interim(upload, call.location(upload), uploads.limits, time.time())
     if interim is not None:
@@ -319,8 +332,10 @@ async def _concatenate(action: Concatenate, call: Call, uploads: Uploads) -> Res
     try:
         final = await to_thread.run_sync(uploads.data.assemble, final.id, limits.max_size)
         await uploads.info.create(final)
-    except StorageError:
-        await to_thread.run_sync(uploads.data.remove, final.id)
+    except StorageError as error:
+        # A key goes on with what it made, if that can come to something.
+        if final.fingerprint is None or isinstance(error, UploadGone | UploadNotFound):
+            await to_thread.run_sync(uploads.data.remove, final.id)
         raise
     log.info("upload.concatenated", upload=final.id, length=final.length, parts=len(parts))
     uploads.finished()
@@ -377,6 +392,7 @@ async def _append(action: Append, call: Call, uploads: Uploads) -> Response:
         now, limits = time.time(), uploads.limits
         protocol.admit_head(upload, now)
         if not upload.final:
+            await _check_offset(action, upload, uploads)
             call.speaker.admit_append(action, upload)
         length = protocol.admit_append(action, upload, now, limits)
         if upload.complete:
@@ -392,6 +408,14 @@ async def _append(action: Append, call: Call, uploads: Uploads) -> Response:
             _give_up(end, intake.upload, uploads)
         raise ProtocolError(_RETRY[end], Upload_Offset=str(intake.upload.offset))
     return await _appended(intake.upload, action, call, uploads)
+
+
+async def _check_offset(action: Append, upload: Upload, uploads: Uploads) -> None:
+    """See that no client is told an offset below one that was acknowledged (Redis rolled back)."""
+    if action.offset != upload.offset:
+        known = await to_thread.run_sync(uploads.data.look, upload.id)
+        if upload.is_behind(known):
+            raise RecordBehind(known)
 
 
 async def _append_again(

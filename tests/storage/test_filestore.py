@@ -55,6 +55,19 @@ def test_bytes_are_a_plain_file_named_by_the_id(
         assert file.read() == b"abcdefghij"
 
 
+def test_a_creation_with_a_key_that_ended_behind_its_journal_can_be_written(
+    store: FileStore, tmp_path: Path
+) -> None:
+    upload = Upload(str(uuid4()), 10, None, 1.0, 2.0, fingerprint="that of a request")
+    store.create(upload)
+    (tmp_path / "uploads" / upload.id).unlink()
+    with closing(store.open(replace(upload, token=1))) as writer:
+        writer.write([b"abc"])
+        writer.commit(replace(writer.upload, offset=3))
+    assert (tmp_path / "uploads" / upload.id).read_bytes() == b"abc"
+    assert store.recover(upload.id)[0].offset == 3
+
+
 def test_a_length_that_is_declared_late_is_remembered(store: FileStore) -> None:
     deferred = Upload(str(uuid4()), None, None, 1.0, 2.0)
     store.create(deferred)

@@ -1,0 +1,281 @@
+"""What carry_out does where something goes wrong between its steps."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from storage import redis_schema as schema
+from storage.errors import StorageFull, StoreUnavailable, UploadGone
+from storage.filestore import FileStore, FileWriter
+from storage.leases import Leases
+from storage.redis_info import RedisInfoStore
+from storage.redis_locker import RedisLocker
+from storage.upload import PARTIAL, Upload
+from tusd_py.exchange import BodyEnd
+from tusd_py.headers import Headers
+from tusd_py.origin import Origin
+from tusd_py.protocol import Limits, ProtocolError, Response
+from tusd_py.resumable import Dialect
+from tusd_py.tus import Tus
+from tusd_py.uploads import Call, Uploads, carry_out
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+
+    from storage.interfaces import Buffer, Sink
+
+pytestmark = pytest.mark.anyio
+DAY = 86_400.0
+BODY = b"0123456789"
+KEY = {"Idempotency-Key": "a key of some length"}
+TYPE = {"Content-Type": "application/offset+octet-stream"}
+PART = {"Content-Type": "application/partial-upload"}
+WHOLE = {"Upload-Complete": "?1", "Upload-Draft-Interop-Version": "8"}
+
+
+class Spoken:
+    """Bring a body that is all here (tusd_py.exchange.Exchange), and keep the answer."""
+
+    def __init__(self, headers: Headers, body: bytes, trailer: str | None, end: BodyEnd) -> None:
+        self.headers = headers
+        self.can_trail = True
+        self.trailers = _headers({} if trailer is None else {"Upload-Checksum": trailer})
+        self.answer = Response(0)
+        self._body = body
+        self._end = end
+
+    async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
+        del stop
+        piece, self._body = self._body[:limit], self._body[limit:]
+        sink.write([piece])
+        return BodyEnd.MORE if self._body else self._end
+
+    async def interim(self, response: Response) -> None:
+        pass
+
+    async def respond(self, response: Response) -> None:
+        self.answer = response
+
+    async def cut(self) -> None:
+        raise AssertionError
+
+
+def _headers(named: Mapping[str, str]) -> Headers:
+    return Headers((name.lower().encode(), value.encode()) for name, value in named.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """All that a request meets, in this process."""
+
+    uploads: Uploads
+    redis: Redis
+
+    async def ask(
+        self,
+        method: str,
+        upload_id: str | None,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        trailer: str | None = None,
+        end: BodyEnd = BodyEnd.DONE,
+    ) -> Response:
+        """Carry out one request; without Tus-Resumable it is one of the drafts."""
+        given = _headers(headers)
+        reach = Origin().of({}, given)
+        speaker = Tus(reach) if "tus-resumable" in given else Dialect.of(given)
+        exchange = Spoken(given, body, trailer, end)
+        try:
+            action = speaker.parse(method, upload_id, given)
+        except ProtocolError as error:
+            pytest.fail(str(error))
+        await carry_out(Call(speaker, exchange, reach, action), self.uploads)
+        return exchange.answer
+
+    async def tus(
+        self, method: str, upload_id: str | None, body: bytes = b"", **named: str
+    ) -> Response:
+        headers = {"Tus-Resumable": "1.0.0"}
+        headers |= {name.replace("_", "-"): value for name, value in named.items()}
+        return await self.ask(method, upload_id, headers, body)
+
+    async def upload(self, **fields: Any) -> Upload:
+        """Store an upload of 100 bytes, without any."""
+        now = time.time()
+        upload = replace(Upload(str(uuid4()), 100, None, now, now + DAY), **fields)
+        self.uploads.data.create(upload)
+        await self.uploads.info.create(upload)
+        return upload
+
+    def configured(self, **fields: Any) -> Site:
+        return replace(self, uploads=replace(self.uploads, **fields))
+
+    def limited(self, **fields: Any) -> Site:
+        return self.configured(limits=replace(self.uploads.limits, **fields))
+
+    def ids(self) -> list[str]:
+        """List the uploads that are not removed."""
+        return [one for one in self.uploads.data.ids() if not _is_gone(one, self.uploads)]
+
+
+def _is_gone(upload_id: str, uploads: Uploads) -> bool:
+    try:
+        uploads.data.recover(upload_id)
+    except UploadGone:
+        return True
+    return False
+
+
+def _id(answer: Response) -> str:
+    return answer.headers["Location"].rpartition("/")[2]
+
+
+@pytest.fixture
+async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    data = FileStore(tmp_path)
+    data.prepare()
+    async with Redis.from_url(redis_url, decode_responses=True) as redis:
+        leases = Leases(RedisLocker(redis), data)
+        limits = Limits(1000, DAY)
+        yield Site(Uploads(data, RedisInfoStore(redis), leases, limits, 0, lambda: None), redis)
+        await leases.aclose()
+
+
+async def test_what_a_crash_left_unexamined_is_no_video_all_the_same(site: Site) -> None:
+    upload = await site.upload()
+    with closing(site.uploads.data.open(upload)) as writer:
+        writer.write([b"x" * 100])
+        filled = replace(upload, offset=100)
+        writer.commit(filled)
+    await site.uploads.info.commit(filled, speed=0)
+    answer = await site.limited(video=True).tus("HEAD", upload.id)
+    assert answer.status == 415
+    assert site.ids() == []
+
+
+async def test_a_final_upload_whose_metadata_tell_no_video_is_refused(site: Site) -> None:
+    part = await site.upload(concat=PARTIAL)
+    name = base64.b64encode(b"notes.txt").decode()
+    answer = await site.limited(video=True).tus(
+        "POST", None, Upload_Concat=f"final;/files/{part.id}", Upload_Metadata=f"filename {name}"
+    )
+    assert answer.status == 415
+
+
+async def test_a_checksum_behind_a_repeated_body_is_that_of_all_of_it(site: Site) -> None:
+    sha1 = base64.b64encode(hashlib.sha1(BODY, usedforsecurity=False).digest()).decode()
+    headers = {
+        "Tus-Resumable": "1.0.0",
+        "Upload-Length": "100",
+        "Transfer-Encoding": "chunked",
+        "Trailer": "Upload-Checksum",
+        **KEY,
+        **TYPE,
+    }
+    first = await site.ask("POST", None, headers, BODY, trailer=f"sha1 {sha1}")
+    again = await site.ask("POST", None, headers, BODY, trailer=f"sha1 {sha1}")
+    assert (first.status, again.status) == (201, 201)
+    assert again.headers["Upload-Offset"] == "10"
+    wrong = await site.ask("POST", None, headers, b"9876543210", trailer=f"sha1 {sha1}x")
+    assert wrong.status == 400
+
+
+async def test_a_repeated_body_shorter_than_what_is_here_completes_nothing(site: Site) -> None:
+    headers = {**WHOLE, **KEY, "Transfer-Encoding": "chunked"}
+    await site.ask("POST", None, headers, BODY, end=BodyEnd.DISCONNECTED)
+    again = await site.ask("POST", None, headers, BODY[:4])
+    assert again.status == 409
+    [upload_id] = site.ids()
+    upload, _ = site.uploads.data.recover(upload_id)
+    assert (upload.offset, upload.complete) == (10, False)
+    whole = await site.ask("POST", None, headers, BODY + BODY)
+    assert (whole.status, whole.headers["Upload-Offset"]) == (201, "20")
+
+
+async def test_a_creation_that_fills_the_disk_leaves_no_upload(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_: FileWriter, buffers: Sequence[Buffer]) -> None:
+        del buffers
+        raise StorageFull("the disk has no room left")
+
+    monkeypatch.setattr(FileWriter, "write", fill)
+    answer = await site.tus("POST", None, BODY, Upload_Length="100", **TYPE)
+    assert answer.status == 507
+    assert site.ids() == []
+
+
+async def test_a_refusal_tells_no_offset_that_was_not_stored(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await site.upload(dialect="ietf")
+
+    def fill(_: FileWriter, upload: Upload) -> None:
+        del upload
+        raise StorageFull("the disk has no room left")
+
+    monkeypatch.setattr(FileWriter, "commit", fill)
+    flags = {**WHOLE, **PART, "Upload-Complete": "?0", "Upload-Offset": "0"}
+    answer = await site.ask("PATCH", upload.id, flags, BODY)
+    assert (answer.status, answer.headers["Upload-Offset"]) == (507, "0")
+
+
+async def test_a_concatenation_with_a_key_can_be_tried_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = await site.upload(concat=PARTIAL)
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Concat": f"final;/files/{part.id}", **KEY}
+    with monkeypatch.context() as away:
+        away.setattr(RedisInfoStore, "create", _is_away)
+        assert (await site.ask("POST", None, headers)).status == 503
+    assert (await site.ask("POST", None, headers)).status == 201
+    assert len(site.ids()) == 2
+
+
+async def _is_away(*_: object) -> None:
+    raise StoreUnavailable("Redis does not answer")
+
+
+async def test_patch_after_redis_was_rolled_back_tells_no_lower_offset(site: Site) -> None:
+    upload = await site.upload()
+    assert (await site.tus("PATCH", upload.id, BODY, Upload_Offset="0", **TYPE)).status == 204
+    site.uploads.leases.stop_all()
+    await site.redis.hset(schema.upload_key(upload.id), mapping={"offset": "4", "token": "0"})
+    other = site.configured(leases=Leases(RedisLocker(site.redis), site.uploads.data))
+    answer = await other.tus("PATCH", upload.id, BODY, Upload_Offset="10", **TYPE)
+    assert answer.status == 423
+    assert "Upload-Offset" not in answer.headers
+    answer = await other.tus("PATCH", upload.id, BODY, Upload_Offset="10", **TYPE)
+    assert (answer.status, answer.headers["Upload-Offset"]) == (204, "20")
+    await other.uploads.leases.aclose()
+
+
+@pytest.mark.parametrize("status", [410, 404])
+async def test_an_upload_that_is_gone_may_be_answered_as_one_that_never_was(
+    site: Site, status: int
+) -> None:  # 189
+    site = site.limited(gone_as_not_found=status == 404)
+    upload = await site.upload(expires_at=1.0)
+    patch = {**WHOLE, **PART, "Upload-Offset": "0"}
+    answers = [
+        await site.tus("HEAD", upload.id),
+        await site.tus("PATCH", upload.id, BODY, Upload_Offset="0", **TYPE),
+        await site.ask("PATCH", upload.id, patch, BODY),
+    ]
+    site.uploads.data.remove(upload.id)
+    await site.redis.delete(schema.upload_key(upload.id))
+    answers.append(await site.tus("DELETE", upload.id))
+    assert [answer.status for answer in answers] == [status] * 4
+    assert not [answer for answer in answers if "Upload-Offset" in answer.headers]
