@@ -3,15 +3,20 @@
 //   file        what to send
 //   remembered  file in which the URL of an upload survives this process
 //   terminate   true to remove the upload when it is given up
+//   stream      true to send it as a stream whose length nobody knows
+//   options     more options of the client (parallelUploads, protocol and so on)
 // SIGTERM makes it give up. Prints a JSON object a line: every response, every retry, how it ended.
 import { createReadStream } from 'node:fs'
 import { basename } from 'node:path'
+import { PassThrough } from 'node:stream'
 import { FileUrlStorage, Upload } from 'tus-js-client'
 
 const job = JSON.parse(process.argv[2])
 const tell = (event, more = {}) => process.stdout.write(`${JSON.stringify({ event, ...more })}\n`)
 
-const upload = new Upload(createReadStream(job.file), {
+const source = createReadStream(job.file)
+const upload = new Upload(job.stream ? source.pipe(new PassThrough()) : source, {
+  ...job.options,
   endpoint: job.endpoint,
   metadata: { filename: basename(job.file), filetype: 'application/octet-stream' },
   retryDelays: Array(20).fill(50),
@@ -22,6 +27,7 @@ const upload = new Upload(createReadStream(job.file), {
     tell('response', {
       method: request.getMethod(),
       status: response.getStatus(),
+      path: new URL(request.getURL()).pathname,
       offset: offset === undefined ? null : Number(offset),
     })
   },
