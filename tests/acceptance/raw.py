@@ -85,6 +85,12 @@ class Connection:
         empty = head or status in {204, 304} or status < 200
         return Response(status, headers, b"" if empty else self._body(headers))
 
+    def final(self, *, head: bool = False) -> Response:
+        """Return the next response that is no interim one."""
+        while (response := self.receive(head=head)).status < 200:
+            pass
+        return response
+
     def _body(self, headers: Mapping[str, str]) -> bytes:
         if "content-length" in headers:
             return self._take(int(headers["content-length"]))

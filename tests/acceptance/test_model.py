@@ -197,8 +197,8 @@ class Walk:
         one.expect_end(sending.dialect, sending.last, ends=sending.ends)
         with suppress(ConnectionError):
             sending.connection.send(sending.rest)
-            answer = final(sending.connection)
-            assert answer.status in {*TAKEN, 409, 460, *LATER}, answer
+            answer = sending.connection.final()
+            assert answer.status in {*TAKEN, 400, 409, 460, *LATER}, answer
         one.end(sending)
         self.look(one)
 
@@ -227,7 +227,7 @@ class Walk:
         for sending in mine:
             if sending.connection:
                 with suppress(ConnectionError):
-                    assert final(sending.connection).status in {409, *LATER}
+                    assert sending.connection.final().status in {409, *LATER}
         assert server.wait() == 0
         self._restart(server)
 
@@ -307,7 +307,7 @@ class Walk:
             with Connection(self._server().port) as connection:
                 connection.begin(method, path, {**(headers or {}), **sized(method, body)})
                 connection.send(body)
-                answer = final(connection, head=method == "HEAD")
+                answer = connection.final(head=method == "HEAD")
             if self._shaken and answer.status in LATER:
                 return None
             return answer
@@ -316,14 +316,17 @@ class Walk:
 
     def _append(self, one: Model, body: bytes, dialect: Dialect, *, last: bool = False) -> None:
         """Append at the right place, and learn from the answer; `last` leaves no length open."""
-        at, exact = one.told + len(body), one.exact
+        at = one.told + len(body)
+        doubts = () if one.exact else (409,)
+        # To one that is complete the drafts add nothing, be it nothing.
+        doubts += (400,) if len(one.ends) > 1 else ()
         ends = at == len(one.content) and (last or self._dice.random() < 0.6)
         headers = dialect.append(one.told, ends=ends)
         if dialect.version is None:
             headers |= self._checksum(body) | self._declared(one, always=last)
         one.sent = max(one.sent, at)
         answer = self._patch(one, headers, body)
-        assert answer.status in self._possible(*TAKEN, *(() if exact else (409,))), answer
+        assert answer.status in self._possible(*TAKEN, *doubts), answer
         if "Upload-Length" in headers or (ends and dialect.version is not None):
             one.expect_length()
         one.expect_end(dialect, at, ends=ends)
@@ -368,7 +371,7 @@ class Walk:
             if sending.connection:
                 # What was under way may reset the connection before the answer is read.
                 with suppress(ConnectionError):
-                    answer = final(sending.connection)
+                    answer = sending.connection.final()
                     late = () if sending.rest else (*TAKEN, 400, 413, 460)
                     allowed = {404, 409, 410, *LATER, *late}
                     assert answer.status in allowed, answer
@@ -445,14 +448,7 @@ def patch(port: int, path: str, headers: Mapping[str, str], body: bytes) -> Resp
     with Connection(port) as connection:
         connection.begin("PATCH", path, {**headers, **sized("PATCH", body)})
         connection.send(body)
-        return final(connection)
-
-
-def final(connection: Connection, *, head: bool = False) -> Response:
-    """Return the next response that is no interim one."""
-    while (answer := connection.receive(head=head)).status < 200:
-        pass
-    return answer
+        return connection.final()
 
 
 def sized(method: str, body: bytes) -> dict[str, str]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import shutil
 import sys
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 from tusclient.client import TusClient
 
-from tests.acceptance.process import DEADLINE, Process, Server, Site
+from tests.acceptance.process import DEADLINE, Process, Server, Site, new_directory
 from tests.acceptance.proxy import Proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from tests.acceptance.raw import Tus
 
 MIB = 2**20
@@ -50,14 +53,29 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def send(url: str, content: bytes, metadata: dict[str, str] | None = None) -> str:
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """Share one site: no test here minds the uploads of another."""
+    with Site(new_directory(), KEEP_UPLOADS_SECONDS="-1") as site:
+        yield site
+    shutil.rmtree(site.directory)
+
+
+@pytest.fixture(scope="module")
+def server(site: Site) -> Server:
+    return site.serve()
+
+
+@pytest.fixture(scope="module")
+def worker(site: Site, server: Server) -> Process:
+    del server
+    return site.work()
+
+
+def send(url: str, content: bytes, **more: object) -> str:
     """Send by tuspy in chunks, going on after errors; return the path of the upload's URL."""
     uploader = TusClient(url).uploader(
-        file_stream=io.BytesIO(content),
-        chunk_size=MIB,
-        metadata=metadata,
-        retries=20,
-        retry_delay=0,
+        file_stream=io.BytesIO(content), chunk_size=MIB, retries=20, retry_delay=0, **more
     )
     uploader.upload()
     assert uploader.url
@@ -69,7 +87,7 @@ def test_an_upload_in_chunks_is_stored_whole_and_what_is_no_video_says_so(
     site: Site, server: Server, tus: Tus
 ) -> None:
     content = random_bytes(1, 3 * MIB + 17)
-    path = send(server.url, content, {"filename": "noise.mp4", "filetype": "video/mp4"})
+    path = send(server.url, content, metadata={"filename": "noise.mp4", "filetype": "video/mp4"})
     assert digest(site.stored(path).read_bytes()) == digest(content)
     job = tus.wait_for_job(path)
     assert (job["status"], job["message"]) == ("failed", NO_VIDEO)
@@ -92,11 +110,33 @@ def test_an_upload_without_metadata_is_accepted(site: Site, server: Server, tus:
     assert site.stored(path).read_bytes() == b"no name"
 
 
+def test_pieces_with_checksums_are_taken_also_where_one_was_cut(
+    site: Site, server: Server, tus: Tus
+) -> None:
+    content = random_bytes(4, 4 * MIB)
+    with Proxy(server.port, after=MIB + 4321, times=2) as proxy:
+        path = send(proxy.url, content, upload_checksum=True)
+        assert proxy.cuts_left == 0
+    assert tus.offset(path) == len(content)
+    assert digest(site.stored(path).read_bytes()) == digest(content)
+
+
+def test_an_upload_is_resumed_by_its_url(site: Site, server: Server, tus: Tus) -> None:
+    content = random_bytes(5, 2 * MIB)
+    path = tus.create(len(content))
+    assert tus.patch(path, 0, content[:1_000_000]).status == 204
+    url = f"http://127.0.0.1:{server.port}{path}"
+    uploader = TusClient(server.url).uploader(file_stream=io.BytesIO(content), url=url)
+    assert uploader.offset == 1_000_000
+    uploader.upload()
+    assert digest(site.stored(path).read_bytes()) == digest(content)
+
+
 @pytest.mark.usefixtures("worker")
 def test_an_empty_file_is_uploaded_and_its_job_says_that_it_is_empty(
     server: Server, tus: Tus
 ) -> None:
-    path = send(server.url, b"", {"filename": "empty.mp4"})
+    path = send(server.url, b"", metadata={"filename": "empty.mp4"})
     job = tus.wait_for_job(path)
     assert (job["status"], job["message"]) == ("failed", "Uploaded file is empty")
 
@@ -107,6 +147,7 @@ def test_a_client_killed_in_mid_upload_is_followed_by_one_that_resumes(
     content = random_bytes(3, 4 * MIB)
     source = site.directory / "source.bin"
     source.write_bytes(content)
+    before = set(site.uploads.glob("*.log"))
     with Proxy(server.port, after=5 * MIB // 2, then="hold") as proxy:
         words: list[str | Path] = [sys.executable, "-c", CLIENT, proxy.url]
         words += [source, site.directory / "remembered"]
@@ -120,4 +161,4 @@ def test_a_client_killed_in_mid_upload_is_followed_by_one_that_resumes(
     assert 2 * MIB <= began < 5 * MIB // 2
     stored = site.stored(urlsplit(second.wait_for(r"sent (\S+)")[1]).path)
     assert digest(stored.read_bytes()) == digest(content)
-    assert len(list(Path(site.uploads).glob("*.log"))) == 1
+    assert len(set(site.uploads.glob("*.log")) - before) == 1
