@@ -186,7 +186,7 @@ class Walk:
         with suppress(ConnectionError):
             sending.connection.send(sending.rest)
             answer = sending.connection.final()
-            assert answer.status in {*TAKEN, 400, 409, 460, *LATER}, answer
+            assert answer.status in {*TAKEN, 400, 409, 413, 460, *LATER}, answer
         one.end(sending)
         self.look(one)
 
@@ -211,11 +211,7 @@ class Walk:
         """Ask a server to stop, with the requests that it has."""
         server = self._server()
         server.terminate()
-        mine = [sent for one in self._uploads for sent in one.sendings if sent.server is server]
-        for sending in mine:
-            if sending.connection:
-                with suppress(ConnectionError):
-                    assert sending.connection.final().status in {409, *LATER}
+        self._see_off([it for one in self._uploads for it in one.sendings if it.server is server])
         assert server.wait() == 0
         self._restart(server)
 
@@ -353,15 +349,14 @@ class Walk:
         return sending
 
     def _see_off(self, ended: Sequence[Sending]) -> None:
-        """See what those are answered who had to let go."""
+        """See what those are answered who had to let go, came too late, or were not waited for."""
         for sending in ended:
             if sending.connection:
                 # What was under way may reset the connection before the answer is read.
                 with suppress(ConnectionError):
                     answer = sending.connection.final()
-                    late = () if sending.rest else (*TAKEN, 400, 413, 460)
-                    allowed = {404, 409, 410, *LATER, *late}
-                    assert answer.status in allowed, answer
+                    whole = () if sending.rest else (*TAKEN, 460)
+                    assert answer.status in {400, 404, 409, 410, 413, *LATER, *whole}, answer
             sending.close()
 
     # --- what is around it
