@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     disable_termination: bool = False
     """Do not let clients remove uploads."""
     gone_as_not_found: bool = False
-    """Answer 404 where an upload is gone, not 410: tus-java-client begins anew after 404 only."""
+    """Answer 404, not 410, where an upload is gone: some clients begin anew only then."""
     require_video: bool = False
     """Refuse what is not a video, at its creation or after its first bytes."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 16_777_216
