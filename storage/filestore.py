@@ -6,8 +6,6 @@ from its writer.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hmac
 import io
 import itertools
@@ -15,8 +13,7 @@ import os
 import re
 import secrets
 import sys
-from bisect import bisect_right
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -26,23 +23,18 @@ from uuid import UUID
 from storage import journal
 from storage.errors import (
     DiskFailed,
-    JournalDamaged,
-    LockLost,
     RecordBehind,
-    StorageFull,
     UploadExists,
     UploadGone,
     UploadNotFound,
 )
 from storage.journal import Log, needed, write_all
+from storage.segments import FileWriter, SegmentReader, disk_errors, lock
 from storage.upload import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from _typeshed import WriteableBuffer
-
-    from storage.interfaces import Buffer
     from storage.job import Ended
     from storage.upload import Upload
 
@@ -84,7 +76,7 @@ class FileStore:
 
     def create(self, upload: Upload) -> None:
         lines = journal.first_lines(upload, self._boot)
-        with _disk_errors():
+        with disk_errors():
             data = self._segment(upload.id, 0)
             if upload.fingerprint is not None:
                 self._create_once(upload.id, lines)
@@ -115,7 +107,7 @@ class FileStore:
             aside.unlink()
 
     def identify(self, key: str) -> str:
-        with _disk_errors():
+        with disk_errors():
             digest = hmac.digest(self._secret(), key.encode(), "sha256")
         return str(UUID(bytes=digest[:16], version=4))
 
@@ -135,7 +127,7 @@ class FileStore:
         return place.read_bytes()
 
     def assemble(self, final_id: str, most: int) -> Upload:
-        with _disk_errors():
+        with disk_errors():
             read = self._read_journal(final_id)
             if read.upload.complete:
                 return read.upload
@@ -192,7 +184,7 @@ class FileStore:
             raise
 
     def open(self, upload: Upload) -> FileWriter:
-        with _disk_errors(), ExitStack() as files:
+        with disk_errors(), ExitStack() as files:
             read = self._read_journal(upload.id)
             # Redis forgot what it gave out: written under this token, it would count for nothing.
             if 0 < read.upload.token == upload.token or upload.is_behind(read.upload):
@@ -217,7 +209,7 @@ class FileStore:
                 return None
             raise UploadGone("the bytes of this upload were removed") from None
         # A lock on the file tells nothing of another machine that shares the directory.
-        if boot == self._boot and _lock(fd):
+        if boot == self._boot and lock(fd):
             return fd
         os.close(fd)
         return None
@@ -237,11 +229,11 @@ class FileStore:
             except FileExistsError:
                 number += 1
             else:
-                _lock(fd)
+                lock(fd)
                 return fd, number
 
     def read(self, upload_id: str) -> BinaryIO:
-        with _disk_errors():
+        with disk_errors():
             upload = self._read_journal(upload_id).upload
             try:
                 return self._open_for_reading(upload)
@@ -258,7 +250,7 @@ class FileStore:
 
     def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:
         path = self._journal(upload_id)
-        with _disk_errors(), needed(path):
+        with disk_errors(), needed(path):
             read = journal.parse(path.read_bytes())
         return read.upload, read.ended
 
@@ -268,7 +260,7 @@ class FileStore:
             return journal.read(path)
 
     def look(self, upload_id: str) -> Upload:
-        with _disk_errors():
+        with disk_errors():
             read = self._read_journal(upload_id)
             return self._measured(read) if read.upload.waiting else read.upload
 
@@ -282,20 +274,20 @@ class FileStore:
         return replace(final.upload, length=length)
 
     def end_job(self, upload_id: str, ended: Ended) -> None:
-        with _disk_errors():
+        with disk_errors():
             # A removed upload gets no more lines.
             self._read_journal(upload_id)
             with closing(Log(self._journal(upload_id))) as log:
                 log.append(journal.encode("ended", ended.to_json()))
 
     def remove_bytes(self, upload_id: str) -> None:
-        with _disk_errors():
+        with disk_errors():
             # From the last one down: what a crash leaves is found again.
             for path in reversed(self._segments(upload_id)):
                 path.unlink(missing_ok=True)
 
     def remove(self, upload_id: str) -> None:
-        with _disk_errors():
+        with disk_errors():
             # Without a journal there is nothing that could be revived.
             with suppress(FileNotFoundError):
                 journal.bury(self._journal(upload_id))
@@ -304,31 +296,31 @@ class FileStore:
             _sync_directory(self._directory)
 
     def expire(self, upload_id: str, before: float) -> bool:
-        with _disk_errors(), ExitStack() as held:
+        with disk_errors(), ExitStack() as held:
             upload = self._read_journal(upload_id).upload
             if not upload.perishable or upload.expires_at >= before:
                 return False
             for path in self._segments(upload_id):
                 file = held.enter_context(path.open("rb"))
-                if not _lock(file.fileno()):
+                if not lock(file.fileno()):
                     return False
             self.remove(upload_id)
         return True
 
     def purge(self, upload_id: str) -> None:
-        with _disk_errors():
+        with disk_errors():
             self.remove_bytes(upload_id)
             self._result(upload_id).unlink(missing_ok=True)
             # The journal goes last: without it nobody would look for the rest again.
             self._journal(upload_id).unlink(missing_ok=True)
 
     def ids(self) -> Iterator[str]:
-        with _disk_errors(), os.scandir(self._directory) as entries:
+        with disk_errors(), os.scandir(self._directory) as entries:
             names = [entry.name for entry in entries]
         return (name[:-4] for name in names if _JOURNAL_NAME.fullmatch(name))
 
     def publish_result(self, upload_id: str, result: bytes) -> bool:
-        with _disk_errors():
+        with disk_errors():
             aside = self._results / f".{secrets.token_hex(8)}"
             _create_file(aside, result)
             try:
@@ -341,7 +333,7 @@ class FileStore:
             return True
 
     def result(self, upload_id: str) -> bytes | None:
-        with _disk_errors():
+        with disk_errors():
             try:
                 return self._result(upload_id).read_bytes()
             except FileNotFoundError:
@@ -375,149 +367,6 @@ class FileStore:
         return self._results / f"{upload_id}.json"
 
 
-class FileWriter:
-    """Write one upload (storage.interfaces.Writer); holds the file's flock while it is open."""
-
-    def __init__(self, upload: Upload, data: int, log: Log, *, boot: str, reserve: int) -> None:
-        """Take over both files; raise JournalDamaged where bytes are missing."""
-        self.upload = upload
-        self._reserve = reserve
-        self._data = data
-        self._log = log
-        self._boot = boot
-        self._closed = False
-        self._offset = upload.offset
-        self._start = upload.segments[-1][1]
-        size = self._start + os.fstat(data).st_size
-        if size < upload.offset:
-            raise JournalDamaged(f"the record counts {upload.offset} bytes, the files have {size}")
-
-    def announce(self) -> None:
-        """Say in the journal who writes from here on; raise RecordBehind where that is not right.
-
-        It is the check of the token before the first write (a sleeper may have read the journal
-        long ago), and needs no Redis. Lines stand one behind the other: whoever announced itself
-        before this one, or committed what this one does not know of, is seen here. Whoever does so
-        later sees this line, or finds the flock taken.
-        """
-        name = secrets.token_hex(8)
-        read = self._log.append(journal.opened_line(self.upload, self._boot, name))
-        if read is None or (read.writer == name and _extent(read.upload) == _extent(self.upload)):
-            return
-        raise RecordBehind(read.upload)
-
-    @property
-    def offset(self) -> int:
-        return self._offset
-
-    def write(self, buffers: Sequence[Buffer]) -> None:
-        pending = [memoryview(buffer) for buffer in buffers if len(buffer)]
-        with _disk_errors():
-            disk = os.fstatvfs(self._data)
-            if pending and disk.f_bavail * disk.f_frsize < self._reserve:
-                raise OSError(errno.ENOSPC, "the rest is kept for the server itself")
-            while pending:
-                # pwrite, never append: bytes beyond the record's offset are overwritten.
-                written = os.pwritev(self._data, pending[:_IOV_MAX], self._offset - self._start)
-                self._offset += written
-                _consume(pending, written)
-
-    def written(self, start: int) -> Iterator[bytes]:
-        with _disk_errors():
-            while start < self._offset:
-                count = min(_PIECE, self._offset - start)
-                piece = os.pread(self._data, count, start - self._start)
-                if not piece:
-                    raise OSError(errno.EIO, "what was written is not there")
-                start += len(piece)
-                yield piece
-
-    def commit(self, upload: Upload) -> None:
-        with _disk_errors():
-            if upload.complete:
-                os.ftruncate(self._data, upload.offset - self._start)
-            os.fdatasync(self._data)
-            read = self._log.append(journal.commit_line(upload, self._boot))
-        # Seen before anybody is told of this commit, which then counts for nothing.
-        if read is not None and read.upload.token > upload.token:
-            raise LockLost("a newer request has opened this upload")
-        self.upload = upload
-
-    def rewind(self) -> None:
-        self._offset = self.upload.offset
-
-    def undisturbed(self) -> bool:
-        with _disk_errors():
-            return self._log.undisturbed()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._log.close()
-            os.close(self._data)
-
-
-def _extent(upload: Upload) -> tuple[object, ...]:
-    return upload.token, upload.offset, upload.segments
-
-
-def _consume(pending: list[memoryview], count: int) -> None:
-    while pending and count >= len(pending[0]):
-        count -= len(pending.pop(0))
-    if count:
-        pending[0] = pending[0][count:]
-
-
-class SegmentReader(io.RawIOBase):
-    """Read the counted bytes of several files as one."""
-
-    def __init__(self, paths: Sequence[Path], bounds: Sequence[int]) -> None:
-        """Take the offset at which each file begins, and at last the end of all."""
-        super().__init__()
-        self._bounds = bounds
-        self._position = 0
-        with ExitStack() as opened:
-            self._files = [opened.enter_context(path.open("rb", buffering=0)) for path in paths]
-            self._opened = opened.pop_all()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._bounds[-1]}
-        self._position = max(0, base[whence] + offset)
-        return self._position
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        if self._position >= self._bounds[-1]:
-            return 0
-        at = bisect_right(self._bounds, self._position) - 1
-        view = memoryview(buffer).cast("B")[: self._bounds[at + 1] - self._position]
-        count = os.preadv(self._files[at].fileno(), [view], self._position - self._bounds[at])
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        self._opened.close()
-        super().close()
-
-
-def _lock(fd: int) -> bool:
-    # The kernel frees it with the last descriptor: a dead process holds nothing up, and a holder
-    # that only sleeps keeps everybody else from the file.
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _create_file(path: Path, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
@@ -537,13 +386,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageFull("the disk has no room left") from error
-        raise DiskFailed(f"the disk does not do its work: {error.strerror}") from error

@@ -24,8 +24,9 @@ from storage.errors import (
     UploadGone,
     UploadNotFound,
 )
-from storage.filestore import FileStore, FileWriter, SegmentReader
+from storage.filestore import FileStore
 from storage.job import Ended, JobState
+from storage.segments import FileWriter, SegmentReader
 from storage.upload import Upload
 
 

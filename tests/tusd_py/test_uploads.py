@@ -15,10 +15,11 @@ from redis.asyncio import Redis
 
 from storage import redis_schema as schema
 from storage.errors import StorageFull, StoreUnavailable, UploadGone
-from storage.filestore import FileStore, FileWriter
+from storage.filestore import FileStore
 from storage.leases import Leases
 from storage.redis_info import RedisInfoStore
 from storage.redis_locker import RedisLocker
+from storage.segments import FileWriter
 from storage.upload import PARTIAL, Upload
 from tusd_py.exchange import BodyEnd
 from tusd_py.headers import Headers

@@ -1,0 +1,184 @@
+"""The files of one upload: a writer that owns the last of them, a reader of all as one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import os
+import secrets
+from bisect import bisect_right
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from storage import journal
+from storage.errors import DiskFailed, JournalDamaged, LockLost, RecordBehind, StorageFull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from _typeshed import WriteableBuffer
+
+    from storage.interfaces import Buffer
+    from storage.journal import Log
+    from storage.upload import Upload
+
+# Buffers one system call takes; Linux allows 1024.
+_IOV_MAX = 1024
+_PIECE = 2**20
+
+
+class FileWriter:
+    """Write one upload (storage.interfaces.Writer); holds the file's flock while it is open."""
+
+    def __init__(self, upload: Upload, data: int, log: Log, *, boot: str, reserve: int) -> None:
+        """Take over both files; raise JournalDamaged where bytes are missing."""
+        self.upload = upload
+        self._reserve = reserve
+        self._data = data
+        self._log = log
+        self._boot = boot
+        self._closed = False
+        self._offset = upload.offset
+        self._start = upload.segments[-1][1]
+        size = self._start + os.fstat(data).st_size
+        if size < upload.offset:
+            raise JournalDamaged(f"the record counts {upload.offset} bytes, the files have {size}")
+
+    def announce(self) -> None:
+        """Say in the journal who writes from here on; raise RecordBehind where that is not right.
+
+        It is the check of the token before the first write (a sleeper may have read the journal
+        long ago), and needs no Redis. Lines stand one behind the other: whoever announced itself
+        before this one, or committed what this one does not know of, is seen here. Whoever does so
+        later sees this line, or finds the flock taken.
+        """
+        name = secrets.token_hex(8)
+        read = self._log.append(journal.opened_line(self.upload, self._boot, name))
+        if read is None or (read.writer == name and _extent(read.upload) == _extent(self.upload)):
+            return
+        raise RecordBehind(read.upload)
+
+    @property
+    def offset(self) -> int:
+        return self._offset
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        pending = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        with disk_errors():
+            disk = os.fstatvfs(self._data)
+            if pending and disk.f_bavail * disk.f_frsize < self._reserve:
+                raise OSError(errno.ENOSPC, "the rest is kept for the server itself")
+            while pending:
+                # pwrite, never append: bytes beyond the record's offset are overwritten.
+                written = os.pwritev(self._data, pending[:_IOV_MAX], self._offset - self._start)
+                self._offset += written
+                _consume(pending, written)
+
+    def written(self, start: int) -> Iterator[bytes]:
+        with disk_errors():
+            while start < self._offset:
+                count = min(_PIECE, self._offset - start)
+                piece = os.pread(self._data, count, start - self._start)
+                if not piece:
+                    raise OSError(errno.EIO, "what was written is not there")
+                start += len(piece)
+                yield piece
+
+    def commit(self, upload: Upload) -> None:
+        with disk_errors():
+            if upload.complete:
+                os.ftruncate(self._data, upload.offset - self._start)
+            os.fdatasync(self._data)
+            read = self._log.append(journal.commit_line(upload, self._boot))
+        # Seen before anybody is told of this commit, which then counts for nothing.
+        if read is not None and read.upload.token > upload.token:
+            raise LockLost("a newer request has opened this upload")
+        self.upload = upload
+
+    def rewind(self) -> None:
+        self._offset = self.upload.offset
+
+    def undisturbed(self) -> bool:
+        with disk_errors():
+            return self._log.undisturbed()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._log.close()
+            os.close(self._data)
+
+
+def _extent(upload: Upload) -> tuple[object, ...]:
+    return upload.token, upload.offset, upload.segments
+
+
+def _consume(pending: list[memoryview], count: int) -> None:
+    while pending and count >= len(pending[0]):
+        count -= len(pending.pop(0))
+    if count:
+        pending[0] = pending[0][count:]
+
+
+class SegmentReader(io.RawIOBase):
+    """Read the counted bytes of several files as one."""
+
+    def __init__(self, paths: Sequence[Path], bounds: Sequence[int]) -> None:
+        """Take the offset at which each file begins, and at last the end of all."""
+        super().__init__()
+        self._bounds = bounds
+        self._position = 0
+        with ExitStack() as opened:
+            self._files = [opened.enter_context(path.open("rb", buffering=0)) for path in paths]
+            self._opened = opened.pop_all()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._bounds[-1]}
+        self._position = max(0, base[whence] + offset)
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        if self._position >= self._bounds[-1]:
+            return 0
+        at = bisect_right(self._bounds, self._position) - 1
+        view = memoryview(buffer).cast("B")[: self._bounds[at + 1] - self._position]
+        count = os.preadv(self._files[at].fileno(), [view], self._position - self._bounds[at])
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._opened.close()
+        super().close()
+
+
+def lock(fd: int) -> bool:
+    """Take the file for this process, without waiting; tell whether it was to be had."""
+    # The kernel frees it with the last descriptor: a dead process holds nothing up, and a holder
+    # that only sleeps keeps everybody else from the file.
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Say in this package's terms what the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull("the disk has no room left") from error
+        raise DiskFailed(f"the disk does not do its work: {error.strerror}") from error
