@@ -95,6 +95,35 @@ class FileStore:
                 raise
             _sync_directory(self._directory)
 
+    @property
+    def prompt(self) -> bool:
+        return False
+
+    def begin(self, upload: Upload) -> FileWriter:
+        opened = journal.opened_line(upload, self._boot, secrets.token_hex(8))
+        with disk_errors():
+            data = self._first_segment(upload.id)
+            try:
+                lines = journal.first_lines(upload, self._boot) + opened
+                log = Log.create(self._journal(upload.id), lines)
+            except OSError:
+                os.close(data)
+                self._segment(upload.id, 0).unlink(missing_ok=True)
+                raise
+            try:
+                _sync_directory(self._directory)
+            except OSError:
+                os.close(data)
+                log.close()
+                raise
+        return FileWriter(upload, data, log, boot=self._boot, reserve=self._reserve)
+
+    def _first_segment(self, upload_id: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        data = os.open(self._segment(upload_id, 0), flags, 0o640)
+        lock(data)
+        return data
+
     def _create_once(self, upload_id: str, lines: bytes) -> None:
         """Create a journal whole or not at all, where another request may do the same."""
         aside = self._directory / f".{upload_id}.{secrets.token_hex(8)}"

@@ -26,6 +26,12 @@ class Sink(Protocol):
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Write all of them at `offset` and advance it; raise StorageFull with what fits kept."""
 
+    def take(self, buffers: Sequence[bytes]) -> bool:
+        """Advance `offset` by them without blocking, if they are few; False: nothing was taken.
+
+        They are written with what is written or committed next.
+        """
+
 
 class Writer(Sink, Protocol):
     """Write one upload's bytes."""
@@ -91,6 +97,13 @@ class DataStore(Protocol):
             UploadGone: it was removed, or it can never be complete: a part was removed before it
                 was, or they are more than `most` bytes.
         """
+
+    @property
+    def prompt(self) -> bool:
+        """Tell whether `begin` and `commit` wait for no disk: a thread would cost more."""
+
+    def begin(self, upload: Upload) -> Writer:
+        """Create an upload whose id is new, as `create` does, and open it under `upload.token`."""
 
     def open(self, upload: Upload) -> Writer:
         """Open for writing at `upload.offset` under `upload.token`, which is remembered durably.
@@ -164,8 +177,8 @@ class DataStore(Protocol):
 class InfoStore(Protocol):
     """Keep records where every process reads them fast. Raises StoreUnavailable throughout."""
 
-    async def create(self, upload: Upload) -> None:
-        """Store a new record and its job, uploading."""
+    async def create(self, upload: Upload, lock: Lock | None = None) -> bool:
+        """Store a new record and its job, uploading, held by `lock`; False: it was there before."""
 
     async def restore(self, upload: Upload, ended: Ended | None) -> None:
         """Store a record rebuilt from the data store, unless there is one by now."""
@@ -177,8 +190,10 @@ class InfoStore(Protocol):
         without: who comes next then finds a record that is right.
         """
 
-    async def commit(self, upload: Upload, *, speed: float) -> None:
+    async def commit(self, upload: Upload, *, speed: float, lock: Lock | None = None) -> None:
         """Raise offset, length, expiry and completion; a completed one enters the outbox.
+
+        With it `lock` is given back, which then says so.
 
         Raises:
             LockLost: a newer token has been given out since, or it is complete with bytes missing.
@@ -199,7 +214,16 @@ class InfoStore(Protocol):
 
 
 class Lock(Protocol):
-    """Stand for the right to write one upload, until the holder lets go or is asked to."""
+    """Stand for the right to write one upload, until the holder lets go or is asked to.
+
+    `returned` tells that it was given back already, by a commit.
+    """
+
+    returned: bool
+
+    @property
+    def value(self) -> str:
+        """Name it where the records are kept."""
 
     @property
     def upload(self) -> Upload:
@@ -229,6 +253,12 @@ class Locker(Protocol):
             UploadNotFound: there is no record.
             UploadLocked: the holder did not let go in time.
             StoreUnavailable: the lock service does not answer.
+        """
+
+    def grant(self, upload: Upload, asked: Callable[[], None]) -> Lock:
+        """Return the lock of an upload that is new under `upload.token`: nobody else knows of it.
+
+        It holds when the record is stored with it. `asked` and the rest as `take`.
         """
 
     async def release(self, lock: Lock) -> None:

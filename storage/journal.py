@@ -18,7 +18,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
 
 from storage.errors import JournalDamaged, UploadGone, UploadNotFound
@@ -193,12 +193,29 @@ class Log:
     Every method blocks and raises OSError.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open it; raise UploadNotFound."""
+    def __init__(self, path: Path, fd: int | None = None) -> None:
+        """Open it, or take what was opened; raise UploadNotFound."""
         self._path = path
-        with needed(path):
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self._size = -1
+        if fd is None:
+            with needed(path):
+                fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        self._fd = fd
+
+    @classmethod
+    def create(cls, path: Path, lines: bytes) -> Self:
+        """Create it with its first lines, durably but for its name; raise FileExistsError."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        log = cls(path, os.open(path, flags, 0o640))
+        try:
+            write_all(log._fd, lines)
+            os.fdatasync(log._fd)
+        except OSError:
+            path.unlink()
+            log.close()
+            raise
+        log._size = len(lines)
+        return log
 
     def append(self, line: bytes) -> Journal | None:
         """Bring a line to stable storage; return what all of it says if it is not the only new one.

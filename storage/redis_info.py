@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from storage.interfaces import Lock
     from storage.job import Ended
+    from storage.redis_wire import RedisWire
+
+    Commands = Redis | RedisWire
 
 
 async def call(
-    redis: Redis, script: schema.Script, keys: Sequence[str], args: Sequence[str | float]
+    redis: Commands, script: schema.Script, keys: Sequence[str], args: Sequence[str | float]
 ) -> Any:
     """Run a script, which is loaded when the server does not know it; raise StoreUnavailable."""
     try:
@@ -36,18 +40,22 @@ async def call(
 class RedisInfoStore:
     """Keep records in hashes; what a client may rely on is what they say."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Commands) -> None:
         """Use a client that decodes responses."""
         self._redis = redis
 
-    async def create(self, upload: Upload) -> None:
-        await self.restore(upload, None)
+    async def create(self, upload: Upload, lock: Lock | None = None) -> bool:
+        built = schema.store(upload, None, time.time(), lock.value if lock else "")
+        return bool(await call(self._redis, schema.STORE, *built))
 
     async def restore(self, upload: Upload, ended: Ended | None) -> None:
         await call(self._redis, schema.STORE, *schema.store(upload, ended, time.time()))
 
-    async def commit(self, upload: Upload, *, speed: float) -> None:
-        _check(await call(self._redis, schema.COMMIT, *schema.commit(upload, time.time(), speed)))
+    async def commit(self, upload: Upload, *, speed: float, lock: Lock | None = None) -> None:
+        built = schema.commit(upload, time.time(), speed, lock.value if lock else "")
+        _check(await call(self._redis, schema.COMMIT, *built))
+        if lock is not None and upload.complete:
+            lock.returned = True
 
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         built = schema.terminate(upload.id, upload.token, time.time(), forget_at)

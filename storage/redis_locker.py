@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from storage.interfaces import Lock
+    from storage.redis_wire import RedisWire
 
 log = structlog.get_logger()
 
 # Leases that one script renews.
 _BATCH = 500
 # Seconds. A dead holder is in the way no longer than the lease; three renewals may be lost.
-_LEASE = 5.0
+_LEASE = schema.LEASE_MS / 1000
 _RENEWAL = 1.25
 # How long a waiter sleeps at most before it looks for itself.
 _LOOK = 1.0
@@ -91,6 +92,7 @@ class RedisLock:
     ends: float
     asked: Callable[[], None]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    returned: bool = False
 
     def valid(self) -> bool:
         return _now() < self.ends
@@ -107,9 +109,10 @@ class _Wait:
 class RedisLocker:
     """Lease uploads to this process's requests (storage.interfaces.Locker)."""
 
-    def __init__(self, redis: Redis) -> None:
-        """Use a client that decodes responses; `run` must be running."""
+    def __init__(self, redis: Redis, commands: RedisWire | None = None) -> None:
+        """Listen by a client that decodes responses, and command by another; `run` must run."""
         self._redis = redis
+        self._commands = commands or redis
         self._process = process_identity()
         self._held: dict[str, RedisLock] = {}
         self._closing = False
@@ -125,11 +128,19 @@ class RedisLocker:
             _ask(lock)
         return lock
 
+    def grant(self, upload: Upload, asked: Callable[[], None]) -> RedisLock:
+        lock = RedisLock(upload, self._value(upload), _now() + _LEASE, asked)
+        self._held[upload.id] = lock
+        if self._closing:
+            _ask(lock)
+        return lock
+
     async def release(self, lock: Lock) -> None:
         upload_id = lock.upload.id
         if self._held.get(upload_id) is lock:
             del self._held[upload_id]
-        await self._give_back(upload_id, self._value(lock.upload))
+        if not lock.returned:
+            await self._give_back(upload_id, lock.value)
 
     @asynccontextmanager
     async def hold(self, upload_id: str) -> AsyncIterator[RedisLock]:
@@ -187,8 +198,8 @@ class RedisLocker:
             schema.upload_key(upload_id),
             schema.waiting_key(upload_id),
         )
-        args = (upload_id, self._process, int(_LEASE * 1000), int(take))
-        exchange = asyncio.ensure_future(call(self._redis, schema.ACQUIRE, keys, args))
+        args = (upload_id, self._process, schema.LEASE_MS, int(take))
+        exchange = asyncio.ensure_future(call(self._commands, schema.ACQUIRE, keys, args))
         try:
             async with asyncio.timeout(_EXCHANGE):
                 answer: list[Any] = await asyncio.shield(exchange)
@@ -219,7 +230,7 @@ class RedisLocker:
         if not is_dead(process):
             return False
         keys = (schema.lock_key(upload_id), schema.waiting_key(upload_id))
-        await call(self._redis, schema.RELEASE, keys, (value, upload_id))
+        await call(self._commands, schema.RELEASE, keys, (value, upload_id))
         return True
 
     async def _wait(self, released: asyncio.Event, lease: float, deadline: float) -> None:
@@ -235,7 +246,7 @@ class RedisLocker:
         # Without Redis the lease runs out by itself.
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(_GIVE_BACK):
-                await call(self._redis, schema.RELEASE, keys, (value, upload_id))
+                await call(self._commands, schema.RELEASE, keys, (value, upload_id))
 
     async def run(self) -> None:
         """Listen for requests to let go and renew what is held, until cancelled."""
@@ -282,9 +293,9 @@ class RedisLocker:
             for upload_id, _ in held
             for key in (schema.lock_key(upload_id), schema.waiting_key(upload_id))
         ]
-        args: list[str | float] = [int(_LEASE * 1000), *(lock.value for _, lock in held)]
+        args: list[str | float] = [schema.LEASE_MS, *(lock.value for _, lock in held)]
         ends = _now() + _LEASE
-        answers = await call(self._redis, schema.RENEW, keys, args)
+        answers = await call(self._commands, schema.RENEW, keys, args)
         for (upload_id, lock), kept in zip(held, answers, strict=True):
             if kept:
                 lock.ends = ends

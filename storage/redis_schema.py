@@ -26,6 +26,8 @@ OUTBOX = "tusd:outbox"
 JOBS = "tusd:jobs"
 # The `run_id` of the Redis whose records were last compared with the journals.
 CHECKED = "tusd:checked"
+# How long a lock lives that nobody renews.
+LEASE_MS = 5000
 # `{id} {path}` of the directory whose Redis this is.
 MARKER = "tusd:directory"
 # The states of a job that has all its bytes and has not ended.
@@ -89,19 +91,21 @@ local function wake(part, outbox, now)
 end
 """
 
-# KEYS upload job expiring jobs outbox
-# ARGV id created_at due state how_many_of_job how_many_parts, the fields of the job, the ids of the
-# parts that it waits for, the fields of the record
+# KEYS upload job expiring jobs outbox lock
+# ARGV id created_at due state how_many_of_job how_many_parts lock ttl_ms (an empty lock is none),
+# the fields of the job, the ids of the parts that it waits for, the fields of
+# the record
 STORE = Script(
     _WAKE
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-local job = 6 + tonumber(ARGV[5])
+local job = 8 + tonumber(ARGV[5])
 local parts = job + tonumber(ARGV[6])
 redis.call('HSET', KEYS[1], unpack(ARGV, parts + 1))
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
-if job > 6 and redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('HSET', KEYS[2], unpack(ARGV, 7, job))
+if ARGV[7] ~= '' then redis.call('SET', KEYS[6], ARGV[7], 'PX', ARGV[8]) end
+if job > 8 and redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('HSET', KEYS[2], unpack(ARGV, 9, job))
   redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 end
 for at = job + 1, parts do
@@ -116,8 +120,10 @@ return 1
 )
 
 
-def store(upload: Upload, ended: Ended | None, now: float) -> tuple[list[str], list[str]]:
-    """Build KEYS and ARGV of STORE for a record that is new or rebuilt."""
+def store(
+    upload: Upload, ended: Ended | None, now: float, lock: str = ""
+) -> tuple[list[str], list[str]]:
+    """Build KEYS and ARGV of STORE for a record that is new or rebuilt, perhaps locked at once."""
     state = JobState.PENDING if upload.complete else JobState.UPLOADING
     due = upload.expires_at
     job: dict[str, object] = {"size": upload.length or 0, "updated_at": now}
@@ -131,11 +137,11 @@ def store(upload: Upload, ended: Ended | None, now: float) -> tuple[list[str], l
         job |= {"done": upload.offset, "total": upload.length or 0}
     # A partial upload is nobody's job.
     parts = [] if upload.partial else _parts({"state": state.value} | job)
-    keys = [*pair(upload.id), EXPIRING, JOBS, OUTBOX]
+    keys = [*pair(upload.id), EXPIRING, JOBS, OUTBOX, lock_key(upload.id)]
     shown = "partial" if upload.partial else state.value
     awaited = list(dict.fromkeys(upload.parts)) if upload.waiting else []
     args = [upload.id, str(upload.created_at), str(due), shown, str(len(parts)), str(len(awaited))]
-    return keys, [*args, *parts, *awaited, *_parts(upload.to_hash())]
+    return keys, [*args, lock, str(LEASE_MS), *parts, *awaited, *_parts(upload.to_hash())]
 
 
 def _parts(fields: Mapping[str, object]) -> list[str]:
@@ -178,16 +184,20 @@ end
 return answers
 """)
 
-# KEYS lock waiting   ARGV value id
-RELEASE = Script("""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
-for _, process in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-  redis.call('PUBLISH', 'tusd:process:' .. process, 'released ' .. ARGV[2])
+_RELEASE = """
+local function release(lock, waiting, value, id)
+  if redis.call('GET', lock) ~= value then return 0 end
+  redis.call('DEL', lock)
+  for _, process in ipairs(redis.call('SMEMBERS', waiting)) do
+    redis.call('PUBLISH', 'tusd:process:' .. process, 'released ' .. id)
+  end
+  redis.call('DEL', waiting)
+  return 1
 end
-redis.call('DEL', KEYS[2])
-return 1
-""")
+"""
+
+# KEYS lock waiting   ARGV value id
+RELEASE = Script(_RELEASE + "return release(KEYS[1], KEYS[2], ARGV[1], ARGV[2])")
 
 _COMMIT = """
 redis.call('HSET', KEYS[1], 'offset', ARGV[3], 'expires_at', ARGV[5])
@@ -214,16 +224,19 @@ return 1
 """
 
 # KEYS upload job expiring outbox   ARGV id token offset complete expires_at now speed length
-# segments (the last two empty: not known yet, one file)
+# segments (the last two empty: not known yet, one file). With a lock to give back when it is
+# complete: KEYS ... lock waiting   ARGV ... value
 # -> 1 | 0 (an older token, or complete with bytes missing) | -1 (no record)
 COMMIT = Script(
     _WAKE
+    + _RELEASE
     + """
 local token = redis.call('HGET', KEYS[1], 'token')
 if not token then return -1 end
 if token ~= ARGV[2] then return 0 end
 local length = ARGV[8] ~= '' and ARGV[8] or redis.call('HGET', KEYS[1], 'length')
 if ARGV[4] == '1' and ARGV[3] ~= length then return 0 end
+if ARGV[4] == '1' and KEYS[5] then release(KEYS[5], KEYS[6], ARGV[10], ARGV[1]) end
 """
     + _COMMIT
 )
@@ -407,13 +420,17 @@ return 1
 )
 
 
-def commit(upload: Upload, now: float, speed: float) -> tuple[list[str], list[str]]:
-    """Build KEYS and ARGV of COMMIT."""
+def commit(upload: Upload, now: float, speed: float, lock: str = "") -> tuple[list[str], list[str]]:
+    """Build KEYS and ARGV of COMMIT; a complete upload gives the lock of that value back."""
     length = "" if upload.length is None else str(upload.length)
     state = (upload.token, upload.offset, int(upload.complete), upload.expires_at)
     segments = upload.to_hash().get("segments", "")
     args = (upload.id, *state, now, f"{speed:.0f}", length, segments)
-    return [*pair(upload.id), EXPIRING, OUTBOX], [str(one) for one in args]
+    keys = [*pair(upload.id), EXPIRING, OUTBOX]
+    if not (lock and upload.complete):
+        return keys, [str(one) for one in args]
+    keys += [lock_key(upload.id), waiting_key(upload.id)]
+    return keys, [*(str(one) for one in args), lock]
 
 
 def terminate(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Buffers one system call takes; Linux allows 1024.
 _IOV_MAX = 1024
 _PIECE = 2**20
+# Bytes that wait in memory for the next write.
+_TAKE_MOST = 64 * 1024
 
 
 class FileWriter:
@@ -40,7 +42,8 @@ class FileWriter:
         self._log = log
         self._boot = boot
         self._closed = False
-        self._offset = upload.offset
+        self._offset = self._stored = upload.offset
+        self._taken: list[bytes] = []
         self._start = upload.segments[-1][1]
         size = self._start + os.fstat(data).st_size
         if size < upload.offset:
@@ -64,8 +67,18 @@ class FileWriter:
     def offset(self) -> int:
         return self._offset
 
+    def take(self, buffers: Sequence[bytes]) -> bool:
+        size = sum(map(len, buffers))
+        if self._offset - self._stored + size > _TAKE_MOST:
+            return False
+        self._taken += buffers
+        self._offset += size
+        return True
+
     def write(self, buffers: Sequence[Buffer]) -> None:
-        pending = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        pending = [memoryview(buffer) for buffer in (*self._taken, *buffers) if len(buffer)]
+        self._taken = []
+        self._offset = self._stored
         with disk_errors():
             disk = os.fstatvfs(self._data)
             if pending and disk.f_bavail * disk.f_frsize < self._reserve:
@@ -74,9 +87,11 @@ class FileWriter:
                 # pwrite, never append: bytes beyond the record's offset are overwritten.
                 written = os.pwritev(self._data, pending[:_IOV_MAX], self._offset - self._start)
                 self._offset += written
+                self._stored = self._offset
                 _consume(pending, written)
 
     def written(self, start: int) -> Iterator[bytes]:
+        self._write_taken()
         with disk_errors():
             while start < self._offset:
                 count = min(_PIECE, self._offset - start)
@@ -86,7 +101,12 @@ class FileWriter:
                 start += len(piece)
                 yield piece
 
+    def _write_taken(self) -> None:
+        if self._taken:
+            self.write(())
+
     def commit(self, upload: Upload) -> None:
+        self._write_taken()
         with disk_errors():
             if upload.complete:
                 os.ftruncate(self._data, upload.offset - self._start)
@@ -98,7 +118,8 @@ class FileWriter:
         self.upload = upload
 
     def rewind(self) -> None:
-        self._offset = self.upload.offset
+        self._offset = self._stored = self.upload.offset
+        self._taken = []
 
     def undisturbed(self) -> bool:
         with disk_errors():

@@ -59,3 +59,9 @@ class DigestingSink:
         self._sink.write(buffers)
         for buffer in buffers:
             self._digest.update(buffer)
+
+    def take(self, buffers: Sequence[bytes]) -> bool:
+        taken = self._sink.take(buffers)
+        for buffer in buffers if taken else ():
+            self._digest.update(buffer)
+        return taken

@@ -58,6 +58,10 @@ class Nowhere:
     def write(self, buffers: Sequence[Buffer]) -> None:
         self.offset += sum(len(buffer) for buffer in buffers)
 
+    def take(self, buffers: Sequence[bytes]) -> bool:
+        self.write(buffers)
+        return True
+
 
 class Rejected(ProtocolError):
     """Refuse a body so that its upload goes with it."""

@@ -491,3 +491,74 @@ def test_a_journal_that_cannot_be_read_is_the_disks_failure(
         monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(DiskFailed, match="the disk does not do its work"):
         store.recover(upload.id)
+
+
+def content(store: FileStore, upload: Upload) -> bytes:
+    with store.read(upload.id) as file:
+        return file.read()
+
+
+def test_what_is_taken_is_written_in_its_order_with_what_comes_next(
+    store: FileStore, upload: Upload
+) -> None:
+    with closing(store.open(upload)) as writer:
+        assert writer.take([b"ab", b"c"])
+        assert writer.take([b"d"])
+        assert (writer.offset, content(store, upload)) == (4, b"")
+        writer.write([b"ef"])
+        assert writer.take([b"g"])
+        writer.commit(replace(writer.upload, offset=writer.offset))
+    assert content(store, upload) == b"abcdefg"
+
+
+def test_no_more_is_taken_than_a_little_and_nothing_of_what_is_too_much(
+    store: FileStore, upload: Upload
+) -> None:
+    with closing(store.open(upload)) as writer:
+        assert writer.take([b"a" * 65_000])
+        assert not writer.take([b"b" * 1_000])
+        assert writer.offset == 65_000
+        assert b"".join(writer.written(0)) == b"a" * 65_000
+
+
+def test_what_was_taken_is_dropped_with_all_that_was_not_committed(
+    store: FileStore, upload: Upload
+) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.take([b"old"])
+        writer.rewind()
+        assert writer.offset == 0
+        writer.take([b"new"])
+        writer.commit(replace(writer.upload, offset=3))
+    assert content(store, upload) == b"new"
+
+
+def test_an_upload_that_is_begun_is_created_and_opened_at_once(store: FileStore) -> None:
+    upload = Upload(str(uuid4()), 10, None, 1.0, 2.0, token=1)
+    with closing(store.begin(upload)) as writer:
+        writer.take([b"video"])
+        writer.commit(replace(writer.upload, offset=5))
+    assert store.recover(upload.id)[0] == writer.upload
+    assert content(store, upload) == b"video"
+    with closing(store.open(replace(writer.upload, token=2))) as second:
+        second.write([b"s"])
+        second.commit(replace(second.upload, offset=6))
+    assert store.recover(upload.id)[0].segments == ((0, 0),)
+
+
+def test_nobody_else_writes_the_file_of_an_upload_that_was_begun(store: FileStore) -> None:
+    upload = Upload(str(uuid4()), 10, None, 1.0, 2.0, token=1)
+    with (
+        closing(store.begin(upload)),
+        closing(store.open(replace(upload, token=2))) as second,
+    ):
+        assert second.upload.segments == ((1, 0),)
+
+
+def test_of_an_upload_that_cannot_be_begun_nothing_is_left(store: FileStore) -> None:
+    upload = Upload(str(uuid4()), 10, None, 1.0, 2.0, token=1)
+    store.create(upload)
+    before = sorted(store.directory.iterdir())
+    with pytest.raises(DiskFailed):
+        store.begin(upload)
+    assert sorted(store.directory.iterdir()) == before

@@ -32,6 +32,10 @@ class ListWriter:
             self.writes.append(joined)
         self.offset += len(joined)
 
+    def take(self, buffers: Sequence[bytes]) -> bool:
+        del buffers
+        return False
+
     @property
     def content(self) -> bytes:
         return b"".join(self.writes)
