@@ -21,12 +21,12 @@ import structlog
 from redis.exceptions import RedisError
 
 from storage import redis_schema as schema
-from storage.errors import StoreUnavailable, UploadLocked, UploadNotFound
+from storage.errors import RecordTooNew, StoreUnavailable, UploadLocked, UploadNotFound
 from storage.redis_info import call
 from storage.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -122,14 +122,14 @@ class RedisLocker:
     async def take(self, upload_id: str, asked: Callable[[], None]) -> RedisLock:
         with self._waits(upload_id) as wait:
             upload, ends = await self._take_turn(upload_id, wait, take=True)
-            lock = RedisLock(upload, self._value(upload), ends, asked)
+            lock = RedisLock(upload, self._value(upload.token), ends, asked)
             self._held[upload_id] = lock
         if self._closing or wait.asked:
             _ask(lock)
         return lock
 
     def grant(self, upload: Upload, asked: Callable[[], None]) -> RedisLock:
-        lock = RedisLock(upload, self._value(upload), _now() + _LEASE, asked)
+        lock = RedisLock(upload, self._value(upload.token), _now() + _LEASE, asked)
         self._held[upload.id] = lock
         if self._closing:
             _ask(lock)
@@ -186,7 +186,7 @@ class RedisLocker:
             ends = _now() + _LEASE
             status, *rest = await self._acquire(upload_id, take=take)
             if status == "free":
-                return Upload.from_hash(dict(zip(rest[::2], rest[1::2], strict=True))), ends
+                return await self._read(upload_id, _fields(rest), take=take), ends
             if status == "missing":
                 raise UploadNotFound(f"there is no upload {upload_id}")
             if not await self._break(upload_id, rest[0]):
@@ -217,13 +217,22 @@ class RedisLocker:
             return
         status, *rest = exchange.result()
         if status == "free":
-            upload = Upload.from_hash(dict(zip(rest[::2], rest[1::2], strict=True)))
-            task = asyncio.create_task(self._give_back(upload_id, self._value(upload)))
+            value = self._value(_fields(rest)["token"])
+            task = asyncio.create_task(self._give_back(upload_id, value))
             self._returning.add(task)
             task.add_done_callback(self._returning.discard)
 
-    def _value(self, upload: Upload) -> str:
-        return f"{self._process}:{upload.token}"
+    async def _read(self, upload_id: str, fields: Mapping[str, str], *, take: bool) -> Upload:
+        """Read the record; where it cannot be read, the lock that came with it is given back."""
+        try:
+            return Upload.from_hash(fields)
+        except RecordTooNew:
+            if take:
+                await self._give_back(upload_id, self._value(fields["token"]))
+            raise
+
+    def _value(self, token: int | str) -> str:
+        return f"{self._process}:{token}"
 
     async def _break(self, upload_id: str, value: str) -> bool:
         process, _, _ = value.rpartition(":")
@@ -301,6 +310,10 @@ class RedisLocker:
                 lock.ends = ends
             elif self._held.get(upload_id) is lock:
                 _ask(lock)
+
+
+def _fields(pairs: Sequence[str]) -> dict[str, str]:
+    return dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def _ask(lock: RedisLock) -> None:

@@ -208,6 +208,7 @@ def create_app(settings: Settings) -> Starlette:
             termination=not settings.disable_termination,
             video=settings.require_video,
             gone_as_not_found=settings.gone_as_not_found,
+            download=not settings.disable_download,
         ),
         min_free_bytes=settings.min_free_bytes,
         finished=dispatcher.wake,

@@ -80,6 +80,9 @@ class Intake:
         self._lease = lease
         self._action = action
         self._length = action.length
+        # What is the last of an upload, and says how long it is, says how long that is.
+        implied = action.completes and action.content_length is not None
+        self._declared = action.length if implied else upload.length
         self._speaker = speaker
         self._stores = stores
         self._first = upload.offset
@@ -105,7 +108,7 @@ class Intake:
         if end is BodyEnd.DONE:
             await self._finish()
         elif not self._verified:
-            await self._commit(self.upload.length)
+            await self._commit(self._declared)
         return end
 
     async def _take(self, exchange: Exchange, stop: asyncio.Event, skip: int) -> BodyEnd:
@@ -181,9 +184,9 @@ class Intake:
             await exchange.interim(interim)
 
     async def _checkpoint(self) -> None:
-        # A length is known for good only when its request was taken whole.
+        # Any other length is known for good only when its request was taken whole.
         if not self._verified:
-            await self._commit(self.upload.length)
+            await self._commit(self._declared)
 
     async def _finish(self) -> None:
         """Count the whole body, and complete the upload if that is what it does."""

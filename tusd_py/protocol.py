@@ -80,6 +80,13 @@ class Limits:
     trailers: bool = True
     #: Whether an upload that is gone is answered as one that never was.
     gone_as_not_found: bool = False
+    #: Whether finished uploads can be downloaded.
+    download: bool = True
+
+    def allow(self, methods: str) -> str:
+        """Return those of an `Allow` that the configuration leaves."""
+        withheld = {"DELETE": not self.termination, "GET": not self.download}
+        return ", ".join(name for name in methods.split(", ") if not withheld.get(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +339,7 @@ def admit_head(upload: Upload, now: float) -> None:
 def admit_terminate(limits: Limits) -> None:
     """Check that clients may remove uploads."""
     if not limits.termination:
-        raise ProtocolError(Code.METHOD_NOT_ALLOWED, Allow="OPTIONS, GET, HEAD, PATCH")
+        raise ProtocolError(Code.METHOD_NOT_ALLOWED, Allow="OPTIONS, GET, HEAD, PATCH, DELETE")
 
 
 _STORAGE_CODES: dict[type[storage_errors.StorageError], Code] = {

@@ -9,7 +9,7 @@ version, `Dialect.parse` reads it; `admit_append` and `check_complete` add to th
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -336,6 +336,9 @@ class Dialect:
         headers = {
             name: value for name, value in error.headers.items() if not name.startswith("Tus-")
         }
+        if "Allow" in headers:
+            # GET asks as HEAD does, of an upload that goes on.
+            headers["Allow"] = replace(limits, download=True).allow(headers["Allow"])
         if upload is not None and error.code is not Code.GONE:
             headers.setdefault("Upload-Offset", str(upload.offset))
         if not head and not isinstance(action, protocol.Terminate):

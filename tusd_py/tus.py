@@ -175,12 +175,14 @@ class Tus:
         action: Action | None = None,
         upload: Upload | None = None,
     ) -> Response:
-        del limits, action, upload
+        del action, upload
         status = error.code.status
         temporary = status in {Code.LOCKED.status, Code.UNAVAILABLE.status}
         if head and status == Code.UNAVAILABLE.status:
             status = Code.LOCKED.status
         headers = dict(error.headers) | {"Content-Type": "text/plain; charset=utf-8"}
+        if "Allow" in headers:
+            headers["Allow"] = limits.allow(headers["Allow"])
         if temporary:
             headers["Retry-After"] = "1"
         if head:

@@ -146,11 +146,16 @@ async def _create(action: Create, call: Call, uploads: Uploads) -> Response:
         repr_digest=action.repr_digest,
         fingerprint=_fingerprint(action, call),
     )
-    await _check_room(uploads)
-    try:
-        await to_thread.run_sync(uploads.data.create, upload)
-    except UploadExists:
-        return await _create_again(action, upload, call, uploads)
+    known = await _known(upload.id, upload.fingerprint, uploads)
+    if known is None:
+        await _check_room(uploads)
+        try:
+            await to_thread.run_sync(uploads.data.create, upload)
+        except UploadExists:
+            # The same request twice at once.
+            known = await _known(upload.id, upload.fingerprint, uploads)
+    if known is not None:
+        return await _create_again(action, known, call, uploads)
     await _announce(upload, uploads)
     log.info("upload.created", upload=upload.id, length=upload.length)
     if not action.body and upload.length != 0:
@@ -190,9 +195,8 @@ async def _announce(upload: Upload, uploads: Uploads) -> None:
         raise
 
 
-async def _create_again(action: Create, asked: Upload, call: Call, uploads: Uploads) -> Response:
+async def _create_again(action: Create, upload: Upload, call: Call, uploads: Uploads) -> Response:
     """Answer a client that lost the answer to its creation: with the same upload."""
-    upload = await _known(asked, uploads)
     call.upload = upload
     if upload.complete:
         return await _created(upload, action, call, uploads)
@@ -201,14 +205,28 @@ async def _create_again(action: Create, asked: Upload, call: Call, uploads: Uplo
     return await _take_first_body(action, upload, call, uploads)
 
 
-async def _known(asked: Upload, uploads: Uploads) -> Upload:
-    """Return the upload that an Idempotency-Key stands for, if it was asked for as it is now."""
-    known, _ = await to_thread.run_sync(uploads.data.recover, asked.id)
-    if known.fingerprint != asked.fingerprint:
+async def _known(upload_id: str, fingerprint: str | None, uploads: Uploads) -> Upload | None:
+    """Return the upload that an Idempotency-Key stands for, if it was asked for as it is now.
+
+    It needs no room, nor the parts it was made of.
+    """
+    if fingerprint is None:
+        return None
+    try:
+        known, _ = await to_thread.run_sync(uploads.data.recover, upload_id)
+    except UploadNotFound:
+        return None
+    if known.fingerprint != fingerprint:
         raise ProtocolError(Code.KEY_REUSED)
     protocol.admit_head(known, time.time())
     # Whoever created it may have died before Redis knew.
-    return await _recovered(asked.id, uploads, lambda: _found(asked.id, uploads))
+    upload = await _recovered(upload_id, uploads, lambda: _found(upload_id, uploads))
+    if upload.is_behind(known):
+        await uploads.info.raise_to(known)
+        upload = await _found(upload_id, uploads)
+        if upload.is_behind(known):
+            raise RecordBehind(known)
+    return upload
 
 
 async def _found(upload_id: str, uploads: Uploads) -> Upload:
@@ -317,29 +335,41 @@ def _check_trailer(action: Create | Append, call: Call) -> None:
 
 
 async def _concatenate(action: Concatenate, call: Call, uploads: Uploads) -> Response:
+    upload_id, fingerprint = await _new_id(action, uploads), _fingerprint(action, call)
+    final = await _known(upload_id, fingerprint, uploads)
+    if final is None:
+        final = await _join(action, upload_id, fingerprint, uploads)
+    return call.speaker.created(
+        final, call.location(final), uploads.limits, time.time(), body=False
+    )
+
+
+async def _join(
+    action: Concatenate, upload_id: str, fingerprint: str | None, uploads: Uploads
+) -> Upload:
+    """Create an upload of parts."""
     await _check_room(uploads)
     # Nobody who uploads a part is interrupted for it.
-    known = await to_thread.run_sync(_look_at, action.parts, uploads.data)
-    parts = [known[part] for part in action.parts]
-    now, limits = time.time(), uploads.limits
-    final = protocol.admit_final(action, parts, await _new_id(action, uploads), now, limits)
-    final = replace(final, fingerprint=_fingerprint(action, call))
+    looked = await to_thread.run_sync(_look_at, action.parts, uploads.data)
+    parts = [looked[part] for part in action.parts]
+    final = protocol.admit_final(action, parts, upload_id, time.time(), uploads.limits)
+    final = replace(final, fingerprint=fingerprint)
     try:
         await to_thread.run_sync(uploads.data.create, final)
     except UploadExists:
-        final = await _known(final, uploads)
-        return call.speaker.created(final, call.location(final), limits, now, body=False)
+        # The same request twice at once.
+        return await _known(upload_id, fingerprint, uploads) or final
     try:
-        final = await to_thread.run_sync(uploads.data.assemble, final.id, limits.max_size)
+        final = await to_thread.run_sync(uploads.data.assemble, final.id, uploads.limits.max_size)
         await uploads.info.create(final)
     except StorageError as error:
         # A key goes on with what it made, if that can come to something.
-        if final.fingerprint is None or isinstance(error, UploadGone | UploadNotFound):
+        if fingerprint is None or isinstance(error, UploadGone | UploadNotFound):
             await to_thread.run_sync(uploads.data.remove, final.id)
         raise
     log.info("upload.concatenated", upload=final.id, length=final.length, parts=len(parts))
     uploads.finished()
-    return call.speaker.created(final, call.location(final), limits, now, body=False)
+    return final
 
 
 def _look_at(ids: Sequence[str], data: DataStore) -> dict[str, Upload]:

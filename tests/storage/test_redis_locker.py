@@ -17,7 +17,7 @@ from redis.asyncio.client import PubSub
 
 from storage import redis_locker
 from storage import redis_schema as schema
-from storage.errors import StoreUnavailable, UploadLocked, UploadNotFound
+from storage.errors import RecordTooNew, StoreUnavailable, UploadLocked, UploadNotFound
 from storage.redis_info import RedisInfoStore, call
 from storage.redis_locker import RedisLocker, end, is_dead, process_identity
 from storage.upload import Upload
@@ -75,6 +75,16 @@ async def test_requests_of_one_process_hand_over_as_well(locker: Lockers, upload
             task = asyncio.create_task(newcomer())
             await lock.stop.wait()
         assert await task > lock.upload.token
+
+
+async def test_the_lock_of_a_record_that_cannot_be_read_is_given_back_at_once(
+    locker: Lockers, upload_id: str, redis: Redis
+) -> None:
+    await redis.hset(schema.upload_key(upload_id), "version", "99")
+    async with locker() as one:
+        with pytest.raises(RecordTooNew):
+            await one.take(upload_id, lambda: None)
+        assert not await redis.exists(schema.lock_key(upload_id))
 
 
 async def test_ten_waiters_all_get_their_turn(locker: Lockers, upload_id: str) -> None:

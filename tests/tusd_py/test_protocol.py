@@ -301,6 +301,17 @@ def test_head_says_that_the_length_is_not_known() -> None:
     assert "Upload-Length" not in headers
 
 
+def test_a_method_that_is_not_allowed_is_answered_with_those_that_are() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse("PUT", ID, {})
+    narrow = replace(LIMITS, download=False, termination=False)
+    allowed = [
+        Tus().refused(caught.value, limits, head=False).headers["Allow"]
+        for limits in (LIMITS, narrow)
+    ]
+    assert allowed == ["OPTIONS, GET, HEAD, PATCH, DELETE", "OPTIONS, HEAD, PATCH"]
+
+
 def test_a_mismatched_offset_tells_the_right_one() -> None:
     with pytest.raises(ProtocolError) as caught:
         protocol.admit_append(Append(ID, 0, 1), UPLOAD, 150.0, LIMITS)

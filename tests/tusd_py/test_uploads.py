@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -243,6 +244,51 @@ async def test_a_concatenation_with_a_key_can_be_tried_again(
         assert (await site.ask("POST", None, headers)).status == 503
     assert (await site.ask("POST", None, headers)).status == 201
     assert len(site.ids()) == 2
+
+
+async def test_a_creation_with_a_key_that_is_told_again_finds_its_upload_on_a_full_disk(
+    site: Site,
+) -> None:
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Length": "100", **KEY}
+    first = await site.ask("POST", None, headers)
+    full = site.configured(min_free_bytes=sys.maxsize)
+    again = await full.ask("POST", None, headers)
+    assert (again.status, _id(again)) == (201, _id(first))
+    other = await full.ask(
+        "POST", None, {**headers, "Idempotency-Key": "another key of some length"}
+    )
+    assert other.status == 507
+
+
+async def test_a_concatenation_with_a_key_that_is_told_again_needs_neither_parts_nor_room(
+    site: Site,
+) -> None:
+    part = await site.upload(concat=PARTIAL, length=10)
+    await site.tus("PATCH", part.id, BODY, Upload_Offset="0", **TYPE)
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Concat": f"final;/files/{part.id}", **KEY}
+    first = await site.ask("POST", None, headers)
+    assert (await site.tus("DELETE", part.id)).status == 204
+    again = await site.configured(min_free_bytes=sys.maxsize).ask("POST", None, headers)
+    assert (again.status, _id(again)) == (201, _id(first))
+
+
+async def test_a_creation_that_is_told_again_tells_no_offset_of_a_redis_that_was_rolled_back(
+    site: Site,
+) -> None:
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Length": "100", **KEY}
+    first = await site.ask("POST", None, {**headers, **TYPE}, BODY)
+    await site.uploads.leases.aclose()
+    await site.redis.hset(schema.upload_key(_id(first)), mapping={"offset": "4", "token": "0"})
+    again = await site.ask("POST", None, headers)
+    assert (again.status, again.headers["Upload-Offset"]) == (201, "10")
+
+
+async def test_a_last_append_that_is_cut_has_said_how_long_the_upload_is(site: Site) -> None:
+    upload = await site.upload(dialect="ietf", length=None)
+    headers = {**WHOLE, **PART, "Upload-Offset": "0", "Content-Length": "100"}
+    await site.ask("PATCH", upload.id, headers, BODY, end=BodyEnd.DISCONNECTED)
+    answer = await site.ask("HEAD", upload.id, {"Upload-Draft-Interop-Version": "8"})
+    assert (answer.headers["Upload-Offset"], answer.headers["Upload-Length"]) == ("10", "100")
 
 
 async def _is_away(*_: object) -> None:
