@@ -3,12 +3,12 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 MINUTES := 10
-.PHONY: help install js demo test soak lint types imports check wheel requirements clean
+.PHONY: help install js demo test soak bench lint types imports check wheel requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'ARGS="..." is passed on by demo, test, soak and requirements; PYTHON=... picks the Python.'
+	@echo 'ARGS="..." is passed on by demo, test, soak, bench and requirements; PYTHON=... picks the Python.'
 
 install: ## Set up .venv with the pinned requirements and the project
 	@bash .ci/install
@@ -28,6 +28,9 @@ soak: install js ## Run the random tests for long (MINUTES=10, SEED=...; ARGS=FI
 	@echo "make soak MINUTES=$(MINUTES) SEED=$(SEED)"
 	@SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) HYPOTHESIS_PROFILE=soak .venv/bin/pytest \
 		--hypothesis-seed $(SEED) --timeout 0 --capture no -m "soak or hypothesis" $(ARGS)
+
+bench: install ## Measure the server beside bare receivers (ARGS="--quick --rows head" for some)
+	@.venv/bin/python -m benchmarks $(ARGS)
 
 lint: install ## Check the style of the code and of the Dockerfile
 	.venv/bin/ruff check
@@ -49,6 +52,6 @@ requirements: ## Write requirements/*.txt from pyproject.toml (ARGS=--upgrade fo
 	@bash .ci/lock $(ARGS)
 
 clean: ## Remove everything that the other targets made, but data/
-	rm -rf .venv .make dist tests/acceptance/js/node_modules
+	rm -rf .venv .make dist tests/acceptance/js/node_modules benchmarks/.build
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,157 @@
+"""The servers that are measured, and how each is started in a fresh directory and ended."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+# Seconds. A server that takes longer to start or to stop does neither.
+_DEADLINE = 60
+# Of the environment nothing else is handed on: settings of whoever measures would count too.
+_INHERITED = ("HOME", "LANG", "PATH", "TMPDIR")
+
+
+class DoesNotStart(Exception):
+    """A server ended, or does not answer, instead of beginning to serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A server: its command and environment, where {port} and {directory} are filled in."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    path: str = "/files/"
+    #: A slow one is not measured as often, nor in every row.
+    rounds: int = 99
+    rows: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers; what runs elsewhere has neither process nor directory."""
+
+    kind: Kind
+    port: int
+    pid: int | None = None
+    directory: Path | None = None
+
+    def family(self) -> list[int]:
+        """Return its processes, those of its private Redis too."""
+        if self.pid is None or self.directory is None:
+            return []
+        return processes.family(self.pid, self.directory)
+
+    def clear(self) -> None:
+        """Remove the uploads of the last measurement: their pages would be written during the next.
+
+        A file that is still open somewhere gives its blocks back too, as it is cut first.
+        """
+        for path in (self.directory / "uploads").iterdir() if self.directory else ():
+            if path.is_file() and not path.name.startswith("."):
+                os.truncate(path, 0)
+                path.unlink()
+
+
+def ours(durability: str) -> Kind:
+    """Return `tusd-py serve` as production runs it, with its private Redis and this policy."""
+    settings = {
+        "DURABILITY": durability,
+        "MAX_FILE_SIZE": str(4 << 30),
+        "PORT": "{port}",
+        "UPLOAD_DIR": "{directory}",
+    }
+    name = "ours" if durability == "none" else f"ours-{durability}"
+    return Kind(name, (str(Path(sys.executable).with_name("tusd-py")), "serve"), settings)
+
+
+def bare(way: str, receiver: Path) -> Kind:
+    """Return a bare receiver: `splice` or `recv`."""
+    return Kind(way, (str(receiver), way, "{directory}", "{port}"))
+
+
+@contextmanager
+def started(kinds: Sequence[Kind], below: Path | None) -> Iterator[list[Running]]:
+    """Run these servers, each in a fresh directory; end them and remove what they wrote."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(_started(kind, below)) for kind in kinds]
+
+
+@contextmanager
+def _started(kind: Kind, below: Path | None) -> Iterator[Running]:
+    directory = Path(tempfile.mkdtemp(prefix="tusd-bench-", dir=below))
+    uploads = directory / "uploads"
+    uploads.mkdir()
+    port = _free_port()
+    filled = {"port": port, "directory": uploads}
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603  a command of whoever measures
+            [word.format(**filled) for word in kind.command],
+            env=_environment({name: v.format(**filled) for name, v in kind.environment.items()}),
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    running = Running(kind, port, process.pid, directory)
+    try:
+        _wait_until_it_answers(process, running)
+        yield running
+    finally:
+        _stop(process, running)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return inherited | dict(settings)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], running: Running) -> None:
+    end = time.monotonic() + _DEADLINE
+    while process.poll() is None and time.monotonic() < end:
+        with suppress(OSError, http.client.HTTPException):
+            asked = http.client.HTTPConnection("127.0.0.1", running.port, timeout=_DEADLINE)
+            asked.request("OPTIONS", running.kind.path, headers={"Tus-Resumable": "1.0.0"})
+            asked.getresponse().read()
+            asked.close()
+            return
+        time.sleep(0.05)
+    log = (running.directory / "log").read_text(errors="replace") if running.directory else ""
+    raise DoesNotStart(f"{running.kind.name} does not answer:\n{log[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes], running: Running) -> None:
+    family = running.family()
+    process.terminate()
+    try:
+        process.wait(_DEADLINE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    # What it left running, such as a private Redis that nobody stopped.
+    for pid in set(family) & set(running.family()) - {process.pid}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
