@@ -74,6 +74,12 @@ class Settings(BaseSettings):
     """Refuse what is not a video, at its creation or after its first bytes."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 16_777_216
     """Free disk space in bytes that uploads leave; below it the server is not ready."""
+    durability: Literal["request", "interval", "none"] = "request"
+    """When bytes go to stable storage: before each answer, at intervals it waits for, or none."""
+    durability_interval_ms: Annotated[int, Field(gt=0, le=60_000)] = 50
+    """Shortest time between two flushes of DURABILITY=interval."""
+    durability_interval_bytes: Bytes = 8_388_608
+    """Bytes after which DURABILITY=interval flushes all the same."""
     plate_reader: Literal["auto", "rapidocr", "easyocr", "alpr"] = "auto"
     """Which plate reader runs; auto takes alpr where its model files lie, else rapidocr."""
     alpr_model_dir: Path | None = None

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from uuid import UUID
 
 from storage import journal
+from storage.durability import PerRequest
 from storage.errors import (
     DiskFailed,
     RecordBehind,
@@ -29,32 +30,38 @@ from storage.errors import (
     UploadNotFound,
 )
 from storage.journal import Log, needed, write_all
+from storage.room import Room
 from storage.segments import FileWriter, SegmentReader, disk_errors, lock
 from storage.upload import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from storage.durability import Durability
     from storage.job import Ended
     from storage.upload import Upload
 
-# Buffers one system call takes; Linux allows 1024.
-_IOV_MAX = 1024
-_PIECE = 2**20
 _JOURNAL_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.log")
 
 
 class FileStore:
     """Keep each upload in files of one directory (storage.interfaces.DataStore)."""
 
-    def __init__(self, directory: Path, reserve: int = 0) -> None:
+    def __init__(
+        self, directory: Path, reserve: int = 0, durability: Durability | None = None
+    ) -> None:
         """Use `directory`, which is made when it is missing.
 
         Bytes of uploads never take the last `reserve` bytes of the disk: journals, results and a
         Redis beside them need room when uploads have used up theirs, so as to make some.
+
+        Uploads are as durable as that policy says, by default before each acknowledgement; jobs
+        and their results always.
         """
         self._directory = directory
-        self._reserve = reserve
+        self._room = Room(reserve)
+        self._always = PerRequest()
+        self._durability = durability or self._always
         self._results = directory / "results"
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
@@ -77,46 +84,54 @@ class FileStore:
     def create(self, upload: Upload) -> None:
         lines = journal.first_lines(upload, self._boot)
         with disk_errors():
+            self._durability.turn(len(lines))
             data = self._segment(upload.id, 0)
             if upload.fingerprint is not None:
                 self._create_once(upload.id, lines)
                 # What a crash left of an earlier try is as good; final ones have none.
                 if not upload.final:
                     os.close(os.open(data, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
-                _sync_directory(self._directory)
+                self._durability.directory(self._directory)
                 return
             # The files of a final one are its parts'.
             if not upload.final:
-                _create_file(data, b"")
+                _create_file(data, b"", self._durability)
+            log = self._journal(upload.id)
             try:
-                _create_file(self._journal(upload.id), lines)
+                _create_file(log, lines, self._durability)
             except OSError:
                 data.unlink(missing_ok=True)
                 raise
-            _sync_directory(self._directory)
+            try:
+                self._durability.directory(self._directory)
+            except OSError:
+                log.unlink()
+                data.unlink(missing_ok=True)
+                raise
 
     @property
     def prompt(self) -> bool:
-        return False
+        return self._durability.prompt
 
     def begin(self, upload: Upload) -> FileWriter:
         opened = journal.opened_line(upload, self._boot, secrets.token_hex(8))
-        with disk_errors():
+        lines = journal.first_lines(upload, self._boot) + opened
+        with disk_errors(), ExitStack() as undo:
+            self._durability.turn(len(lines))
             data = self._first_segment(upload.id)
-            try:
-                lines = journal.first_lines(upload, self._boot) + opened
-                log = Log.create(self._journal(upload.id), lines)
-            except OSError:
-                os.close(data)
-                self._segment(upload.id, 0).unlink(missing_ok=True)
-                raise
-            try:
-                _sync_directory(self._directory)
-            except OSError:
-                os.close(data)
-                log.close()
-                raise
-        return FileWriter(upload, data, log, boot=self._boot, reserve=self._reserve)
+            undo.callback(self._segment(upload.id, 0).unlink, missing_ok=True)
+            undo.callback(os.close, data)
+            log = Log.create(self._journal(upload.id), lines, self._durability)
+            undo.callback(self._journal(upload.id).unlink)
+            undo.callback(log.close)
+            self._durability.directory(self._directory)
+            undo.pop_all()
+            return self._writer(upload, data, log)
+
+    def _writer(self, upload: Upload, data: int, log: Log) -> FileWriter:
+        return FileWriter(
+            upload, data, log, boot=self._boot, room=self._room, durability=self._durability
+        )
 
     def _first_segment(self, upload_id: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -127,10 +142,12 @@ class FileStore:
     def _create_once(self, upload_id: str, lines: bytes) -> None:
         """Create a journal whole or not at all, where another request may do the same."""
         aside = self._directory / f".{upload_id}.{secrets.token_hex(8)}"
-        _create_file(aside, lines)
+        _create_file(aside, lines, self._durability)
         try:
             os.link(aside, self._journal(upload_id))
         except FileExistsError:
+            # Who created it may not have come to this yet.
+            self._durability.directory(self._directory)
             raise UploadExists(f"there is an upload {upload_id} already") from None
         finally:
             aside.unlink()
@@ -146,13 +163,13 @@ class FileStore:
         with suppress(FileNotFoundError):
             return place.read_bytes()
         aside = self._directory / f".secret-{secrets.token_hex(8)}"
-        _create_file(aside, secrets.token_bytes(32))
+        _create_file(aside, secrets.token_bytes(32), self._always)
         try:
             with suppress(FileExistsError):
                 os.link(aside, place)
         finally:
             aside.unlink()
-        _sync_directory(self._directory)
+        self._always.directory(self._directory)
         return place.read_bytes()
 
     def assemble(self, final_id: str, most: int) -> Upload:
@@ -203,9 +220,9 @@ class FileStore:
 
     def _remember(self, final_id: str, lines: bytes) -> None:
         """Bring new links, then what the journal shall say of them, to stable storage."""
-        _sync_directory(self._directory)
+        self._durability.directory(self._directory)
         try:
-            with closing(Log(self._journal(final_id))) as log:
+            with closing(Log(self._journal(final_id), self._durability)) as log:
                 log.append(lines)
         except UploadGone:
             # Removal buries the journal before it looks for files: one of the two sees the other.
@@ -222,8 +239,8 @@ class FileStore:
             if data is None:
                 upload, data = self._new_segment(upload)
             files.callback(os.close, data)
-            log = files.enter_context(closing(Log(self._journal(upload.id))))
-            writer = FileWriter(upload, data, log, boot=self._boot, reserve=self._reserve)
+            log = files.enter_context(closing(Log(self._journal(upload.id), self._durability)))
+            writer = self._writer(upload, data, log)
             writer.announce()
             files.pop_all()
             return writer
@@ -246,7 +263,7 @@ class FileStore:
     def _new_segment(self, upload: Upload) -> tuple[Upload, int]:
         (last, start), before = upload.segments[-1], upload.segments[:-1]
         fd, number = self._create_segment(upload.id, last)
-        _sync_directory(self._directory)
+        self._durability.directory(self._directory)
         kept = before if start == upload.offset else upload.segments
         return replace(upload, segments=(*kept, (number, upload.offset))), fd
 
@@ -306,7 +323,7 @@ class FileStore:
         with disk_errors():
             # A removed upload gets no more lines.
             self._read_journal(upload_id)
-            with closing(Log(self._journal(upload_id))) as log:
+            with closing(Log(self._journal(upload_id), self._always)) as log:
                 log.append(journal.encode("ended", ended.to_json()))
 
     def remove_bytes(self, upload_id: str) -> None:
@@ -319,10 +336,10 @@ class FileStore:
         with disk_errors():
             # Without a journal there is nothing that could be revived.
             with suppress(FileNotFoundError):
-                journal.bury(self._journal(upload_id))
+                journal.bury(self._journal(upload_id), self._durability)
             self.remove_bytes(upload_id)
             self._result(upload_id).unlink(missing_ok=True)
-            _sync_directory(self._directory)
+            self._durability.directory(self._directory)
 
     def expire(self, upload_id: str, before: float) -> bool:
         with disk_errors(), ExitStack() as held:
@@ -351,14 +368,14 @@ class FileStore:
     def publish_result(self, upload_id: str, result: bytes) -> bool:
         with disk_errors():
             aside = self._results / f".{secrets.token_hex(8)}"
-            _create_file(aside, result)
+            _create_file(aside, result, self._always)
             try:
                 os.link(aside, self._result(upload_id))
             except FileExistsError:
                 return False
             finally:
                 aside.unlink()
-            _sync_directory(self._results)
+            self._always.directory(self._results)
             return True
 
     def result(self, upload_id: str) -> bytes | None:
@@ -396,22 +413,14 @@ class FileStore:
         return self._results / f"{upload_id}.json"
 
 
-def _create_file(path: Path, content: bytes) -> None:
+def _create_file(path: Path, content: bytes, durability: Durability) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         if content:
             write_all(fd, content)
-            os.fdatasync(fd)
+            durability.file(fd)
     except OSError:
         path.unlink()
         raise
-    finally:
-        os.close(fd)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)

@@ -43,10 +43,16 @@ class Writer(Sink, Protocol):
     def written(self, start: int) -> Iterator[bytes]:
         """Read back what this writer wrote from `start` on."""
 
+    @property
+    def due(self) -> bool:
+        """Tell whether what was written should be committed though nobody waits for that yet."""
+
     def commit(self, upload: Upload) -> None:
         """Bring data, then journal, to stable storage: `upload` is what is true from here on.
 
-        Its offset is at most `offset` here; when it is complete the file is cut to it.
+        Its offset is at most `offset` here; when it is complete the file is cut to it. After
+        DiskFailed or StorageFull it is as if nothing had been written since the last commit, and
+        nothing more can be: open it again.
 
         Raises:
             LockLost: somebody has opened it under a newer token; nobody may be told of this.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from storage.durability import Durability
+
 _LIVE = b"L\n"
 _DELETED = b"D"
 # Bytes from the end, some sixty lines.
@@ -177,12 +179,12 @@ def _entry(line: bytes) -> list[Any] | None:
     return entry
 
 
-def bury(path: Path) -> None:
-    """Mark the journal as deleted, durably."""
+def bury(path: Path, durability: Durability) -> None:
+    """Mark the journal as deleted."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.pwrite(fd, _DELETED, 0)
-        os.fdatasync(fd)
+        durability.file(fd)
     finally:
         os.close(fd)
 
@@ -193,9 +195,10 @@ class Log:
     Every method blocks and raises OSError.
     """
 
-    def __init__(self, path: Path, fd: int | None = None) -> None:
+    def __init__(self, path: Path, durability: Durability, fd: int | None = None) -> None:
         """Open it, or take what was opened; raise UploadNotFound."""
         self._path = path
+        self._durability = durability
         self._size = -1
         if fd is None:
             with needed(path):
@@ -203,13 +206,13 @@ class Log:
         self._fd = fd
 
     @classmethod
-    def create(cls, path: Path, lines: bytes) -> Self:
-        """Create it with its first lines, durably but for its name; raise FileExistsError."""
+    def create(cls, path: Path, lines: bytes, durability: Durability) -> Self:
+        """Create it with its first lines and sync them, but not its name; raise FileExistsError."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        log = cls(path, os.open(path, flags, 0o640))
+        log = cls(path, durability, os.open(path, flags, 0o640))
         try:
             write_all(log._fd, lines)
-            os.fdatasync(log._fd)
+            durability.file(log._fd)
         except OSError:
             path.unlink()
             log.close()
@@ -218,18 +221,25 @@ class Log:
         return log
 
     def append(self, line: bytes) -> Journal | None:
-        """Bring a line to stable storage; return what all of it says if it is not the only new one.
+        """Append a line and sync it; return what all of it says if it is not the only new one.
 
         Raises as `parse`, and UploadNotFound.
         """
         expected = self._size + len(line)
         write_all(self._fd, line)
-        os.fdatasync(self._fd)
-        self._size = os.fstat(self._fd).st_size
+        self._durability.file(self._fd)
+        # Where this line ends. Whoever appends behind it sees it there.
+        self._size = os.lseek(self._fd, 0, os.SEEK_CUR)
         if self._size == expected and self._is_live():
             return None
         with needed(self._path):
             return read(self._path)
+
+    def retract(self, line: bytes) -> None:
+        """Append what counts instead of a line that may be lost."""
+        self._size = -1
+        write_all(self._fd, line)
+        self._durability.file(self._fd)
 
     def undisturbed(self) -> bool:
         """Tell whether nobody has appended to it since, removed it or marked it as deleted."""

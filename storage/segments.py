@@ -8,7 +8,7 @@ import io
 import os
 import secrets
 from bisect import bisect_right
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from storage import journal
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
+    from storage.durability import Durability
     from storage.interfaces import Buffer
     from storage.journal import Log
+    from storage.room import Room
     from storage.upload import Upload
 
 # Buffers one system call takes; Linux allows 1024.
@@ -34,18 +36,25 @@ _TAKE_MOST = 64 * 1024
 class FileWriter:
     """Write one upload (storage.interfaces.Writer); holds the file's flock while it is open."""
 
-    def __init__(self, upload: Upload, data: int, log: Log, *, boot: str, reserve: int) -> None:
+    def __init__(
+        self, upload: Upload, data: int, log: Log, *, boot: str, room: Room, durability: Durability
+    ) -> None:
         """Take over both files; raise JournalDamaged where bytes are missing."""
         self.upload = upload
-        self._reserve = reserve
+        self._room = room
+        self._durability = durability
         self._data = data
         self._log = log
         self._boot = boot
         self._closed = False
+        self._failed = False
         self._offset = self._stored = upload.offset
         self._taken: list[bytes] = []
         self._start = upload.segments[-1][1]
-        size = self._start + os.fstat(data).st_size
+        self._size = os.fstat(data).st_size
+        # Whoever wrote before may have followed another policy.
+        self._unsynced = min(self._size, 1)
+        size = self._start + self._size
         if size < upload.offset:
             raise JournalDamaged(f"the record counts {upload.offset} bytes, the files have {size}")
 
@@ -79,16 +88,19 @@ class FileWriter:
         pending = [memoryview(buffer) for buffer in (*self._taken, *buffers) if len(buffer)]
         self._taken = []
         self._offset = self._stored
-        with disk_errors():
-            disk = os.fstatvfs(self._data)
-            if pending and disk.f_bavail * disk.f_frsize < self._reserve:
-                raise OSError(errno.ENOSPC, "the rest is kept for the server itself")
+        with self._disk():
+            if pending:
+                self._room.take(self._data, sum(map(len, pending)))
             while pending:
                 # pwrite, never append: bytes beyond the record's offset are overwritten.
                 written = os.pwritev(self._data, pending[:_IOV_MAX], self._offset - self._start)
-                self._offset += written
-                self._stored = self._offset
+                self._wrote(written)
                 _consume(pending, written)
+
+    def _wrote(self, count: int) -> None:
+        self._stored = self._offset = self._offset + count
+        self._unsynced += count
+        self._size = max(self._size, self._offset - self._start)
 
     def written(self, start: int) -> Iterator[bytes]:
         self._write_taken()
@@ -105,17 +117,41 @@ class FileWriter:
         if self._taken:
             self.write(())
 
+    @property
+    def due(self) -> bool:
+        return self._durability.due(self._offset - self._stored + self._unsynced)
+
     def commit(self, upload: Upload) -> None:
         self._write_taken()
-        with disk_errors():
-            if upload.complete:
-                os.ftruncate(self._data, upload.offset - self._start)
-            os.fdatasync(self._data)
-            read = self._log.append(journal.commit_line(upload, self._boot))
+        with self._disk():
+            self._durability.turn(self._unsynced)
+            try:
+                self._sync(upload)
+                read = self._log.append(journal.commit_line(upload, self._boot))
+            except OSError:
+                self._fail()
+                raise
         # Seen before anybody is told of this commit, which then counts for nothing.
         if read is not None and read.upload.token > upload.token:
             raise LockLost("a newer request has opened this upload")
         self.upload = upload
+
+    def _sync(self, upload: Upload) -> None:
+        size = upload.offset - self._start
+        if upload.complete and size != self._size:
+            os.ftruncate(self._data, size)
+            self._size, self._unsynced = size, max(self._unsynced, 1)
+        if self._unsynced:
+            self._durability.file(self._data)
+            self._unsynced = 0
+
+    def _fail(self) -> None:
+        """Go back to what was committed, for good: the kernel takes for clean what it lost."""
+        self._failed = True
+        self.rewind()
+        # A line that may not last is not to be believed by those who read it meanwhile.
+        with suppress(OSError):
+            self._log.retract(journal.commit_line(self.upload, self._boot))
 
     def rewind(self) -> None:
         self._offset = self._stored = self.upload.offset
@@ -123,7 +159,14 @@ class FileWriter:
 
     def undisturbed(self) -> bool:
         with disk_errors():
-            return self._log.undisturbed()
+            return not self._failed and self._log.undisturbed()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        with disk_errors():
+            if self._failed:
+                raise OSError(errno.EIO, "what was written last is lost")
+            yield
 
     def close(self) -> None:
         if not self._closed:

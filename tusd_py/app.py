@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from storage import durability
 from storage.embedded import Embedded
 from storage.errors import StorageError
 from storage.filestore import FileStore
@@ -192,7 +193,12 @@ def create_app(settings: Settings) -> Starlette:
     embedded = None if settings.redis_url else Embedded(settings.upload_dir / "redis")
     url = settings.redis_url or (embedded.url if embedded else "")
     redis = _connect(url)
-    data = FileStore(settings.upload_dir, reserve=settings.min_free_bytes)
+    flushed = durability.choose(
+        settings.durability,
+        settings.durability_interval_ms / 1000,
+        settings.durability_interval_bytes,
+    )
+    data = FileStore(settings.upload_dir, settings.min_free_bytes, flushed)
     info = RedisInfoStore(redis)
     locker = RedisLocker(redis)
     leases = Leases(locker, data)

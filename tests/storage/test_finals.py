@@ -18,6 +18,7 @@ import redis.asyncio
 from storage import filestore, redis_sync
 from storage import finals as finals_module
 from storage import redis_schema as schema
+from storage.durability import PerRequest
 from storage.errors import DiskFailed, UploadGone
 from storage.filestore import FileStore
 from storage.job import JobState
@@ -346,7 +347,8 @@ class Killed(BaseException):
 
 
 STEPS = {
-    filestore: ("_create_file", "_sync_directory"),
+    filestore: ("_create_file",),
+    PerRequest: ("directory",),
     Log: ("append",),
     finals_module: ("call",),
     redis_sync: ("release",),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import journal
+from storage.durability import PerRequest
 from storage.errors import JournalDamaged, RecordTooNew, UploadGone
 from storage.job import Ended, JobState
 from storage.upload import Upload
@@ -119,7 +120,7 @@ def test_a_journal_without_its_first_line_is_damaged(raw: bytes) -> None:
 def test_a_buried_journal_is_gone_whatever_its_lines_say(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
     path.write_bytes(lines(line("offset", 1, 40, 3000.0)))
-    journal.bury(path)
+    journal.bury(path, PerRequest())
     path.write_bytes(path.read_bytes() + journal.encode(*line("offset", 9, 50, 3000.0)))
     with pytest.raises(UploadGone):
         journal.parse(path.read_bytes())
@@ -168,6 +169,6 @@ def test_a_tail_without_a_sound_line_makes_it_read_all(tmp_path: Path) -> None:
 def test_a_buried_long_journal_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
     path.write_bytes(lines(*(line("offset", 1, at, 3000.0) for at in range(1000))))
-    journal.bury(path)
+    journal.bury(path, PerRequest())
     with pytest.raises(UploadGone):
         journal.read(path)

@@ -1,0 +1,399 @@
+"""What each policy brings to stable storage, in which order, and who waits for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from storage.durability import (
+    Durability,
+    PerInterval,
+    PerRequest,
+    Policy,
+    Shared,
+    Unsynced,
+    choose,
+)
+from storage.errors import DiskFailed, UploadExists
+from storage.filestore import FileStore
+from storage.job import Ended, JobState
+from storage.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from storage.segments import FileWriter
+
+# Never on the way in a test that does not wait for it.
+FOREVER = 100_000.0
+DEADLINE = 60.0
+
+
+@dataclass
+class Disk:
+    """Write down what is asked of the operating system, and fail when told to."""
+
+    directory: Path
+    calls: list[str] = field(default_factory=list)
+    failing: set[str] = field(default_factory=set)
+
+    def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("write", "pwrite", "pwritev", "ftruncate", "fdatasync", "fsync"):
+            monkeypatch.setattr(os, name, self._watched(name, getattr(os, name)))
+
+    def _watched(self, name: str, do: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(descriptor: int, *args: Any) -> Any:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            if path == self.directory or self.directory in path.parents:
+                call = f"{name} {self._kind(path)}"
+                self.calls.append(call)
+                if call in self.failing:
+                    self.failing.remove(call)
+                    raise OSError(errno.EIO, "Input/output error")
+            return do(descriptor, *args)
+
+        return watched
+
+    def _kind(self, path: Path) -> str:
+        if path == self.directory:
+            return "directory"
+        return {".log": "journal", "": "data"}.get(path.suffix, path.suffix)
+
+    def take(self) -> list[str]:
+        """Return what was called since the last time."""
+        calls, self.calls = self.calls, []
+        return calls
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk(tmp_path)
+    disk.watch(monkeypatch)
+    return disk
+
+
+def store_under(durability: Durability, directory: Path) -> FileStore:
+    store = FileStore(directory, durability=durability)
+    store.prepare()
+    return store
+
+
+def created(store: FileStore, length: int = 10) -> Upload:
+    upload = Upload(str(uuid4()), length, None, 1.0, 2.0)
+    store.create(upload)
+    return replace(upload, token=1)
+
+
+def append(writer: FileWriter, body: bytes, *, complete: bool = False) -> None:
+    writer.write([body])
+    writer.commit(replace(writer.upload, offset=writer.offset, complete=complete))
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[Callable[[], None]], threading.Thread]]:
+    """Start threads that are over at the end of the test."""
+    started: list[threading.Thread] = []
+
+    def start(do: Callable[[], None]) -> threading.Thread:
+        started.append(threading.Thread(target=do, daemon=True))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for thread in started:
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+
+
+def test_a_creation_is_on_the_disk_with_its_name_before_it_is_told(
+    disk: Disk, tmp_path: Path
+) -> None:
+    created(store_under(PerRequest(), tmp_path))
+    assert disk.take() == ["write journal", "fdatasync journal", "fsync directory"]
+
+
+def test_an_upload_that_somebody_else_has_just_created_is_on_the_disk_before_it_is_told(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = store_under(PerRequest(), tmp_path)
+    upload = Upload(str(uuid4()), 10, None, 1.0, 2.0, fingerprint="of a request")
+    store.create(upload)
+    disk.take()
+    with pytest.raises(UploadExists):
+        store.create(upload)
+    assert disk.take()[-1] == "fsync directory"
+
+
+def test_an_upload_that_is_begun_is_on_the_disk_with_its_name_before_it_is_told(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = store_under(PerRequest(), tmp_path)
+    store.begin(Upload(str(uuid4()), 10, None, 1.0, 2.0, token=1)).close()
+    assert disk.take() == ["write journal", "fdatasync journal", "fsync directory"]
+
+
+def test_bytes_that_were_only_taken_are_written_before_they_are_counted(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = store_under(Unsynced(), tmp_path)
+    assert store.prompt
+    with closing(store.begin(Upload(str(uuid4()), 3, None, 1.0, 2.0, token=1))) as writer:
+        disk.take()
+        assert writer.take([b"a", b"bc"])
+        writer.commit(replace(writer.upload, offset=3, complete=True))
+        assert disk.take() == ["pwritev data", "write journal"]
+
+
+def test_data_is_on_the_disk_before_the_line_that_counts_it_and_that_before_it_is_told(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = store_under(PerRequest(), tmp_path)
+    with closing(store.open(created(store))) as writer:
+        disk.take()
+        append(writer, b"abc")
+        assert disk.take() == [
+            "pwritev data",
+            "fdatasync data",
+            "write journal",
+            "fdatasync journal",
+        ]
+
+
+def test_data_is_not_synced_again_for_a_line_that_counts_nothing_new(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = store_under(PerRequest(), tmp_path)
+    with closing(store.open(created(store))) as writer:
+        append(writer, b"abcdefghij")
+        disk.take()
+        append(writer, b"", complete=True)
+        assert disk.take() == ["write journal", "fdatasync journal"]
+
+
+def test_what_an_earlier_writer_counted_is_synced_whatever_policy_it_followed(
+    disk: Disk, tmp_path: Path
+) -> None:
+    careless = store_under(Unsynced(), tmp_path)
+    upload = created(careless)
+    with closing(careless.open(upload)) as writer:
+        append(writer, b"abc")
+        upload = replace(writer.upload, token=2)
+    with closing(store_under(PerRequest(), tmp_path).open(upload)) as writer:
+        disk.take()
+        append(writer, b"")
+        assert disk.take() == ["fdatasync data", "write journal", "fdatasync journal"]
+
+
+def test_a_complete_file_that_is_too_long_is_cut_before_the_line_that_says_so(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = store_under(PerRequest(), tmp_path)
+    with closing(store.open(created(store, 3))) as writer:
+        append(writer, b"abc")
+        writer.write([b"XXX"])
+        writer.rewind()
+        disk.take()
+        append(writer, b"", complete=True)
+        assert disk.take() == [
+            "ftruncate data",
+            "fdatasync data",
+            "write journal",
+            "fdatasync journal",
+        ]
+    with store.read(writer.upload.id) as content:
+        assert content.read() == b"abc"
+
+
+def test_without_durability_nothing_waits_for_the_disk_but_the_order_is_the_same(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = store_under(Unsynced(), tmp_path)
+    upload = created(store)
+    assert disk.take() == ["write journal"]
+    with closing(store.open(upload)) as writer:
+        append(writer, b"abc")
+        append(writer, b"defghij", complete=True)
+    store.remove(upload.id)
+    assert [call for call in disk.take() if "sync" in call] == []
+    # A key's creation takes another way.
+    store.create(Upload(str(uuid4()), 10, None, 1.0, 2.0, fingerprint="of a request"))
+    assert [call for call in disk.take() if "sync" in call] == []
+
+
+@pytest.mark.parametrize("durability", [Unsynced(), PerRequest()])
+def test_the_end_of_a_job_and_its_result_are_durable_under_every_policy(
+    disk: Disk, tmp_path: Path, durability: Durability
+) -> None:
+    store = store_under(durability, tmp_path)
+    upload = created(store)
+    disk.take()
+    store.end_job(upload.id, Ended(JobState.COMPLETED, 5.0, 6.0, frames=7, plates=8, detections=9))
+    assert disk.take() == ["write journal", "fdatasync journal"]
+    store.publish_result(upload.id, b"{}")
+    assert [call.partition(" ")[0] for call in disk.take()] == ["write", "fdatasync", "fsync"]
+
+
+@pytest.mark.parametrize("failing", ["fdatasync data", "fdatasync journal", "write journal"])
+def test_after_a_sync_that_failed_nothing_since_the_last_one_counts(
+    disk: Disk, tmp_path: Path, failing: str
+) -> None:
+    store = store_under(PerRequest(), tmp_path)
+    with closing(store.open(created(store))) as writer:
+        append(writer, b"abc")
+        before = writer.upload
+        disk.failing = {failing}
+        with pytest.raises(DiskFailed):
+            append(writer, b"defghij", complete=True)
+        assert disk.failing == set()
+        # The kernel would say now that all is well.
+        assert (writer.offset, writer.upload) == (3, before)
+        with pytest.raises(DiskFailed):
+            writer.write([b"defghij"])
+        with pytest.raises(DiskFailed):
+            writer.commit(replace(before, offset=10, complete=True))
+        assert not writer.undisturbed()
+        assert store.look(before.id) == store.recover(before.id)[0] == before
+    with closing(store.open(replace(before, token=2))) as writer:
+        disk.take()
+        append(writer, b"defghij", complete=True)
+        assert disk.take()[:2] == ["pwritev data", "fdatasync data"]
+    with store.read(before.id) as content:
+        assert content.read() == b"abcdefghij"
+
+
+@pytest.mark.parametrize("failing", ["fdatasync journal", "fsync directory"])
+def test_a_creation_whose_sync_failed_was_none(disk: Disk, tmp_path: Path, failing: str) -> None:
+    store = store_under(PerRequest(), tmp_path)
+    disk.failing = {failing}
+    with pytest.raises(DiskFailed):
+        store.begin(Upload(str(uuid4()), 10, None, 1.0, 2.0, token=1))
+    disk.failing = {failing}
+    with pytest.raises(DiskFailed):
+        created(store)
+    assert list(store.ids()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_commits_wait_for_the_interval_and_pass_together(
+    disk: Disk, tmp_path: Path, threads: Callable[[Callable[[], None]], threading.Thread]
+) -> None:
+    durability = PerInterval(FOREVER, 8)
+    store = store_under(durability, tmp_path)
+    # The first of all finds nobody before it; the others bring enough each.
+    uploads = [created(store), created(store)]
+    writers = [store.open(upload) for upload in uploads]
+    told: list[str] = []
+
+    def commit(writer: FileWriter, body: bytes) -> None:
+        append(writer, body)
+        told.append(writer.upload.id)
+
+    disk.take()
+    threads(lambda: commit(writers[0], b"abc"))
+    eventually(lambda: durability.waiting == 3)
+    # Written, but nobody is told, nor does the journal count it.
+    assert disk.take() == ["pwritev data"]
+    assert (told, store.look(uploads[0].id).offset) == ([], 0)
+    threads(lambda: commit(writers[1], b"abcde"))
+    eventually(lambda: len(told) == 2)
+    assert sorted(disk.take()) == [
+        *["fdatasync data"] * 2,
+        *["fdatasync journal"] * 2,
+        "pwritev data",
+        *["write journal"] * 2,
+    ]
+    assert [store.look(upload.id).offset for upload in uploads] == [3, 5]
+    for writer in writers:
+        writer.close()
+
+
+def test_an_interval_ends_by_itself() -> None:
+    durability = PerInterval(0.01, 1000)
+    for _ in range(3):
+        durability.turn(1)
+    assert durability.waiting == 0
+
+
+def test_bytes_that_nobody_waits_for_are_due_when_they_are_many_or_the_interval_is_over() -> None:
+    durability = PerInterval(FOREVER, 8)
+    assert durability.due(1)
+    durability.turn(1)
+    assert [durability.due(size) for size in (1, 7, 8)] == [False, False, True]
+    assert PerRequest().due(1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind"),
+    [("request", PerRequest), ("interval", PerInterval), ("none", Unsynced)],
+)
+def test_a_policy_is_chosen_by_its_name(policy: Policy, kind: type[Durability]) -> None:
+    assert type(choose(policy, 1.0, 1)) is kind
+
+
+class Step:
+    """Be a step that goes on until it is let go, and can fail."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.let_go = threading.Semaphore(0)
+        self.error: OSError | None = None
+
+    def __call__(self) -> None:
+        self.runs += 1
+        assert self.let_go.acquire(timeout=DEADLINE)
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.EIO, "Input/output error")])
+def test_who_comes_while_a_shared_step_runs_takes_part_in_the_next(
+    threads: Callable[[Callable[[], None]], threading.Thread], error: OSError | None
+) -> None:
+    step = Step()
+    shared = Shared(step)
+    ends: list[OSError | None] = []
+
+    def ask() -> None:
+        try:
+            shared()
+        except OSError as failed:
+            ends.append(failed)
+        else:
+            ends.append(None)
+
+    threads(ask)
+    eventually(lambda: step.runs == 1)
+    for _ in range(5):
+        threads(ask)
+    eventually(lambda: shared.waiting == 5)
+    assert ends == []
+    step.let_go.release()
+    # The first one was served; what the others wrote may have come too late for it.
+    eventually(lambda: step.runs == 2)
+    eventually(lambda: ends == [None])
+    step.error = error
+    step.let_go.release()
+    eventually(lambda: len(ends) == 6)
+    assert step.runs == 2
+    assert [end and end.errno for end in ends[1:]] == [error and error.errno] * 5
+    # One failure is not the next one's.
+    step.error = None
+    step.let_go.release()
+    shared()
+    assert step.runs == 3
