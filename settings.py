@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Web processes that share the port."""
     public_url: str | None = None
     """Where clients reach this server, such as https://host/api; unset tells relative addresses."""
     upload_path: str = "/files/"

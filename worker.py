@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import signal
@@ -37,8 +36,10 @@ from storage.errors import (
     UploadNotFound,
 )
 from storage.filestore import FileStore
+from storage.linux import die_with
 from storage.redis_jobs import Cancelled, Counts, RedisJobs, Superseded
 from storage.redis_locker import process_identity
+from storage.redis_server import examine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,6 @@ _LEASE = 30
 _PATIENCE = 60.0
 # What passes, and is nobody's crash.
 _TROUBLES = (StoreUnavailable, StorageFull, DiskFailed)
-_PR_SET_PDEATHSIG = 1
 
 
 def analyse(upload_id: str) -> None:
@@ -337,7 +337,8 @@ class CrashAwareWorker(Worker):
         child = os.fork()
         if child == 0:
             try:
-                _die_with(parent)
+                # Else it would outlive the worker, and the job run twice.
+                die_with(parent)
                 os.setpgrp()
                 self.main_work_horse(job, queue)
             finally:
@@ -377,13 +378,6 @@ class CrashAwareWorker(Worker):
         log.error("job.raised", job=job.id, exc_info=exc_info)
 
 
-def _die_with(parent: int) -> None:
-    """Be killed when the parent dies: RQ's work horse would outlive it, and the job run twice."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(os.EX_OSERR)
-
-
 def _cause(status: int | None) -> str:
     if status is None:
         return "it did not end in time"
@@ -399,6 +393,7 @@ def main(settings: Settings) -> int:
         EmbeddedUnavailable: no private Redis can run here.
         DiskFailed: UPLOAD_DIR cannot be used.
         AnotherDirectory: this Redis belongs to another UPLOAD_DIR.
+        ClusterRefused: this Redis is one of a cluster.
     """
     # Until the worker takes signals itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -410,10 +405,11 @@ def main(settings: Settings) -> int:
         if settings.redis_url is None:
             revive = held.enter_context(Embedded(settings.upload_dir / "redis")).ensure
         _given.set(settings)
-        jobs = RedisJobs.connect(redis_url(settings), data, settings)
+        url = redis_url(settings)
         # One that is away is waited for, and looked at then.
         with suppress(StoreUnavailable):
-            jobs.marker.claim()
+            examine(url, settings.upload_dir)
+        jobs = RedisJobs.connect(url, data, settings)
         CrashAwareWorker(jobs, revive).run()
     return 0
 

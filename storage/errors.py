@@ -13,6 +13,7 @@
     * RecordBehind: Redis lacks what the journal says
     * RecordTooNew: a newer version of this program wrote the record
     * AnotherDirectory: this Redis belongs to another UPLOAD_DIR
+    * ClusterRefused: this Redis is one of a cluster
 """
 
 from __future__ import annotations
@@ -78,3 +79,7 @@ class RecordTooNew(StorageError):
 
 class AnotherDirectory(StorageError):
     """This Redis belongs to another UPLOAD_DIR."""
+
+
+class ClusterRefused(StorageError):
+    """This Redis is one of a cluster."""

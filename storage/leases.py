@@ -9,6 +9,7 @@ to let go, as another process does.
 from __future__ import annotations
 
 import asyncio
+import resource
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,11 +31,16 @@ log = structlog.get_logger()
 
 # Seconds. Less than a lease of the lock lasts.
 KEEP = 3.0
-# Each has two files open, of the 1024 that a process often may have.
-MOST = 200
+# At most; many uploads that trickle in are that many.
+_MOST = 10_000
 # Clients give up on a HEAD after 30 s (TUSKit); the lock has a patience of its own.
 _PATIENCE = 10.0
 _AT_THE_END = 5.0
+
+
+def how_many() -> int:
+    """Return how many leases may be kept: each has two of the files that may be open."""
+    return min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
 
 
 class Lease:
@@ -118,13 +124,13 @@ class Leases:
     """Give each upload one writer over all processes, and keep for a while what it had open."""
 
     def __init__(
-        self, locker: Locker, data: DataStore, *, keep: float = KEEP, most: int = MOST
+        self, locker: Locker, data: DataStore, *, keep: float = KEEP, most: int | None = None
     ) -> None:
-        """Keep `most` leases at most, `keep` seconds each."""
+        """Keep `most` leases at most, `keep` seconds each; by default as files allow."""
         self._locker = locker
         self._data = data
         self._seconds = keep
-        self._most = most
+        self._most = how_many() if most is None else most
         self._places: dict[str, _Place] = {}
         # The oldest first.
         self._kept: dict[str, tuple[Lease, asyncio.TimerHandle]] = {}

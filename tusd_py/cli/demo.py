@@ -270,7 +270,7 @@ def _company(place: _Place, options: argparse.Namespace, settings: Settings) -> 
 
 def _port(settings: Settings, *, once: bool) -> int:
     """Return the port asked for where it is free, else 0: any."""
-    from tusd_py.cli.serve import listen  # noqa: PLC0415
+    from tusd_py.cli.sockets import listen  # noqa: PLC0415
 
     if once or settings.port == 0:
         return 0

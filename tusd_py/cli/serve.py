@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import signal
-import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,12 +20,11 @@ from tusd_py.cli import (
     sentence,
     stop_on,
 )
+from tusd_py.cli.sockets import listen, multiply, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from types import FrameType
-
-    from starlette.applications import Starlette
+    import socket
+    from collections.abc import Callable, Iterator, Sequence
 
     from settings import Settings
 
@@ -34,12 +32,10 @@ CODES = {
     Exit.OK: "stopped by SIGTERM or Ctrl-C",
     Exit.USAGE: "an option or a setting has a bad value",
     Exit.STARTUP: "could not start: port taken, no Redis server to run, "
-    "directory not writable, or the Redis of another directory",
+    "directory not writable, or a Redis of another directory or of a cluster",
 }
-# What is asked to stop answers within a moment; only a stuck client is waited for so long.
-GRACE_SECONDS = 10
-# No honest client takes so long to say what it wants.
-HEAD_SECONDS = 60
+# Seconds that one of several processes has beyond its grace to let go of everything.
+CLEANUP_SECONDS = 5
 ANALYSIS = (
     "plate_reader",
     "alpr_model_dir",
@@ -67,54 +63,50 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _serve(settings: Settings) -> None:
-    _need_directory(settings)
-    sockets = listen(settings.host, settings.port)
-    port = sockets[0].getsockname()[1]
-    with _private_redis(settings) as url:
-        _need_own_redis(url, settings)
-        path = f"{settings.upload_path.rstrip('/')}/"
-        _run(settings, sockets, f"http://{_shown(settings.host)}:{port}{path}")
-
-
-def _run(settings: Settings, sockets: list[socket.socket], url: str) -> None:
-    import uvicorn  # noqa: PLC0415  only the server needs it
-
-    from tusd_py.app import create_app  # noqa: PLC0415
-    from tusd_py.ingest import HttpProtocol  # noqa: PLC0415
+    from tusd_py.cli.limits import raise_open_files  # noqa: PLC0415  structlog takes a moment
     from tusd_py.log import configure  # noqa: PLC0415
 
-    class Server(uvicorn.Server):
-        """Say when the server listens, and tell running requests when it is to stop."""
-
-        loop: asyncio.AbstractEventLoop | None = None
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            self.loop = asyncio.get_running_loop()
-            await super().startup(sockets)
-            print(f"Listening on {url} (uploads in {settings.upload_dir})", flush=True)  # noqa: T201
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            super().handle_exit(sig, frame)
-            # uvicorn waits for running requests before it ends the lifespan: a body would go on.
-            if self.loop is not None:
-                self.loop.call_soon_threadsafe(app.state.shutdown)
-
     configure(settings)
-    app: Starlette = create_app(settings)
-    head_timeout = min(HEAD_SECONDS, settings.upload_timeout_seconds)
-    config = uvicorn.Config(
-        app,
-        # uvicorn only calls it.
-        http=partial(HttpProtocol, head_timeout=head_timeout),  # type: ignore[arg-type]
-        loop="uvloop",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    Server(config).run(sockets)
+    _need_directory(settings)
+    raise_open_files()
+    sockets = listen(settings.host, settings.port)
+    serving = partial(_say_where, settings, sockets[0].getsockname()[1])
+    with _private_redis(settings) as url:
+        _need_fit_redis(url, settings)
+        if settings.workers > 1:
+            _serve_by_many(settings, serving, sockets)
+        else:
+            from tusd_py.cli.web import serve  # noqa: PLC0415  only the server needs it
+
+            serve(settings, serving, sockets)
+
+
+def _say_where(settings: Settings, port: int) -> None:
+    path = f"{settings.upload_path.rstrip('/')}/"
+    url = f"http://{shown(settings.host)}:{port}{path}"
+    print(f"Listening on {url} (uploads in {settings.upload_dir})", flush=True)  # noqa: T201
+
+
+def _serve_by_many(
+    settings: Settings, serving: Callable[[], object], sockets: list[socket.socket]
+) -> None:
+    # Loaded before the fork, all of it is there only once.
+    from tusd_py.cli.web import GRACE_SECONDS, serve  # noqa: PLC0415
+    from tusd_py.cli.workers import Workers  # noqa: PLC0415
+
+    shares = multiply(sockets, settings.workers)
+
+    def work(number: int, serves: Callable[[], object]) -> None:
+        others = [one for share in shares if share is not shares[number] for one in share]
+        serve(settings, serves, shares[number], others)
+
+    def close() -> None:
+        # Else clients would wait at a door behind which nobody comes any more.
+        for one in itertools.chain(*shares):
+            one.close()
+
+    grace = GRACE_SECONDS + CLEANUP_SECONDS
+    Workers(settings.workers, work, grace=grace).run(serving, close)
 
 
 @contextlib.contextmanager
@@ -139,21 +131,17 @@ def _private_redis(settings: Settings) -> Iterator[str]:
         embedded.close()
 
 
-def _need_own_redis(url: str, settings: Settings) -> None:
-    """Refuse the Redis of another directory; one that is away is waited for, and looked at then."""
-    from storage.errors import AnotherDirectory, StorageError  # noqa: PLC0415
-    from storage.marker import Marker  # noqa: PLC0415
-    from storage.redis_sync import clients  # noqa: PLC0415
+def _need_fit_redis(url: str, settings: Settings) -> None:
+    """Refuse a Redis that is another directory's or a cluster's; one that is away is waited for."""
+    from storage.errors import AnotherDirectory, ClusterRefused, StorageError  # noqa: PLC0415
+    from storage.redis_server import examine  # noqa: PLC0415
 
-    text, _ = clients(url)
     try:
-        Marker(text, settings.upload_dir).claim()
-    except AnotherDirectory as error:
+        examine(url, settings.upload_dir)
+    except (AnotherDirectory, ClusterRefused) as error:
         raise CommandError(str(error), Exit.STARTUP) from error
     except StorageError:
         return
-    finally:
-        text.close()
 
 
 def _need_directory(settings: Settings) -> None:
@@ -168,68 +156,3 @@ def _need_directory(settings: Settings) -> None:
             "write, with --upload-dir or UPLOAD_DIR.",
             Exit.STARTUP,
         ) from error
-
-
-def listen(host: str, port: int) -> list[socket.socket]:
-    """Bind every address of a host to one port; port 0 takes a free one.
-
-    Raises:
-        CommandError: the host has no address here, or the port cannot be had.
-    """
-    try:
-        found = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as error:
-        raise CommandError(
-            f"HOST: expected an address of this machine, got {host!r} ({error.strerror})",
-            Exit.STARTUP,
-        ) from error
-    bound: list[socket.socket] = []
-    refused: OSError | None = None
-    for family, kind, protocol, _, address in dict.fromkeys(found):
-        taken = bound[0].getsockname()[1] if bound else port
-        try:
-            bound.append(_bound(socket.socket(family, kind, protocol), (address[0], taken)))
-        except OSError as error:
-            # A name may stand for an address this machine lacks, as localhost for ::1.
-            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} and bound:
-                for other in bound:
-                    other.close()
-                raise _unavailable(host, port, error) from error
-            refused = refused or error
-    if not bound and refused is not None:
-        raise _unavailable(host, port, refused) from refused
-    return bound
-
-
-def _bound(one: socket.socket, address: tuple[str | int, int]) -> socket.socket:
-    try:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if one.family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        one.bind(address)
-        # Bound alone, two with SO_REUSEADDR may share a port; listening says whose it is.
-        one.listen(2048)
-    except OSError:
-        one.close()
-        raise
-    return one
-
-
-def _unavailable(host: str, port: int, error: OSError) -> CommandError:
-    choose = "choose another with --port or PORT (0 takes a free one)"
-    says = {
-        errno.EADDRINUSE: f"Port {port} on {host} is taken: stop that program, or {choose}",
-        errno.EACCES: f"Port {port} needs the rights of root: {choose}",
-        errno.EADDRNOTAVAIL: f"HOST: expected an address of this machine, got {host!r}",
-    }
-    said = says.get(error.errno or 0, f"{host}:{port} cannot be listened on: {error.strerror}")
-    return CommandError(said, Exit.STARTUP)
-
-
-def _shown(host: str) -> str:
-    """Return a host as a URL holds it; every interface is reached on this machine's own."""
-    if host in {"", "0.0.0.0", "::"}:  # noqa: S104  compared, not bound
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.tusd_py.cli.command import run, start
-from tusd_py.cli import CommandError
-from tusd_py.cli.serve import listen
 
 if TYPE_CHECKING:
     import subprocess
@@ -49,21 +47,6 @@ def test_a_directory_that_cannot_be_made_exits_with_3(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stderr.startswith("tusd-py: UPLOAD_DIR cannot be used: ")
     assert "Traceback" not in done.stderr
-
-
-def test_a_name_is_bound_at_all_its_addresses_with_one_port() -> None:
-    bound = listen("localhost", 0)
-    try:
-        assert len({one.getsockname()[1] for one in bound}) == 1
-    finally:
-        for one in bound:
-            one.close()
-
-
-def test_a_port_bound_but_not_closed_is_refused() -> None:
-    (first,) = listen("127.0.0.1", 0)
-    with first, pytest.raises(CommandError, match="is taken"):
-        listen("127.0.0.1", first.getsockname()[1])
 
 
 def test_the_server_holds_none_of_the_libraries_that_analyse(tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""How many files this process may have open: as many as the system allows."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import suppress
+
+import structlog
+
+log = structlog.get_logger()
+
+# Connections that send nothing take one each, uploads on their way three.
+_ENOUGH = 4096
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit of open files to the hard one; say so where that is few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft < _ENOUGH:
+        log.warning(
+            "files.few", limit=soft, reason="raise the hard limit of open files (ulimit -Hn)"
+        )
