@@ -11,6 +11,7 @@ import errno
 import os
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -191,3 +192,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_way(directory: Path) -> None:
+    """Sync the names in a directory, and those by which it is found."""
+    sync_directory(directory)
+    for place in directory.resolve().parents:
+        # Some are not ours to read, and not ours to have made either.
+        with suppress(OSError):
+            sync_directory(place)

@@ -20,6 +20,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 import redis
+import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -39,10 +41,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+log = structlog.get_logger()
+
 # sockaddr_un.sun_path holds 108 bytes with its final zero (unix(7)).
 MAX_SOCKET_PATH = 100
 SOCKET = "redis.sock"
 LOG = "redis.log"
+DATA = "appendonlydir"
+DAMAGED = "appendonlydir.damaged"
 # Relative names: the server runs in its directory, so no path needs quoting or fits too badly.
 CONFIG = f"""
 port 0
@@ -60,6 +66,15 @@ maxmemory 0
 maxmemory-policy noeviction
 notify-keyspace-events ""
 """
+
+
+# What it says of files that it cannot go on with (aof.c of Valkey and Redis).
+_TORN = re.compile(
+    r"Bad file format reading the append only file|Unexpected end of file reading the append only"
+    r"|Unknown command '.*' reading the append only file|Error reading the RDB preamble"
+    r"|FATAL AOF MANIFEST FILE ERROR|The AOF file .* doesn't exist"
+    r"|(Unable to obtain the AOF file|can't open the append log file) .*: No such file"
+)
 
 
 class EmbeddedUnavailable(StorageError):
@@ -174,12 +189,14 @@ class Embedded:
     def _bring_up(self) -> None:
         """Return once the server answers, started by us unless there is one."""
         log_start = _size(self._directory / LOG)
-        launched = False
+        launched = emptied = False
         for _ in _until(self._deadline):
             if _answers(self.url):
                 return
             # Else a server is alive that loads its data, or that is ending.
             with self._server_lock() as (alive, free):
+                if free and launched and not emptied and self._set_aside(log_start):
+                    launched, emptied = False, True
                 if free and launched:
                     raise self._failure("The embedded Redis ended while it started.", log_start)
                 if free:
@@ -219,12 +236,24 @@ class Embedded:
                 f"{program} ended with {done.returncode}: {done.stdout.decode(errors='replace')}"
             )
 
+    def _set_aside(self, log_start: int) -> bool:
+        """Put data out of the server's way if a power cut tore it; tell whether that is so.
+
+        What was in it is rebuilt from the journals: nobody has to repair it.
+        """
+        if not _TORN.search(_tail(self._directory / LOG, log_start)):
+            return False
+        log.warning("redis.set_aside", place=str(self._directory / DAMAGED))
+        shutil.rmtree(self._directory / DAMAGED, ignore_errors=True)
+        (self._directory / DATA).rename(self._directory / DAMAGED)
+        return True
+
     def _failure(self, sentence: str, log_start: int) -> EmbeddedUnavailable:
-        log = self._directory / LOG
+        said = self._directory / LOG
         free = shutil.disk_usage(self._directory).free
         return EmbeddedUnavailable(
             f"{sentence} Its disk has {free // 2**20} MiB free. "
-            f"The end of {log}:\n{_tail(log, log_start)}"
+            f"The end of {said}:\n{_tail(said, log_start)}"
         )
 
     def _shut_down(self) -> None:

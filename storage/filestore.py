@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from uuid import UUID
 
 from storage import journal
-from storage.durability import PerRequest
+from storage.durability import PerRequest, sync_way
 from storage.errors import (
     DiskFailed,
     RecordBehind,
@@ -64,6 +64,7 @@ class FileStore:
         self._durability = durability or self._always
         self._results = directory / "results"
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._prepared = False
 
     @property
     def directory(self) -> Path:
@@ -76,6 +77,9 @@ class FileStore:
             probe = self._directory / f".probe-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()
+            if not self._prepared:
+                sync_way(self._directory)
+                self._prepared = True
         except OSError as error:
             raise DiskFailed(
                 f"UPLOAD_DIR {self._directory} cannot be written: {error.strerror}"

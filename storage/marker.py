@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from storage import redis_schema as schema
+from storage.durability import sync_way
 from storage.errors import AnotherDirectory, DiskFailed
 from storage.redis_sync import call, redis_errors
 
@@ -115,6 +116,8 @@ class Marker:
                 _write(aside, f"{secrets.token_hex(16)}\n")
                 with suppress(FileExistsError):
                     os.link(aside, self._path)
+            # Before Redis bears it: without it here that would be another directory's Redis.
+            sync_way(self._path.parent)
         except OSError as error:
             raise DiskFailed(f"{self._path} cannot be written: {error.strerror}") from error
         finally:

@@ -355,3 +355,41 @@ def test_a_directory_that_cannot_be_is_an_error_that_says_what_to_do(tmp_path: P
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedUnavailable, match="Set UPLOAD_DIR"):
         Embedded(tmp_path / "file" / "redis").start()
+
+
+def test_a_server_whose_files_were_torn_by_a_power_cut_starts_empty_and_keeps_them_aside(
+    tmp_path: Path,
+) -> None:
+    with Embedded(tmp_path) as server:
+        put(server, "before")
+    [written] = tmp_path.glob(f"{embedded.DATA}/*.incr.aof")
+    with written.open("ab") as file:
+        # A size that outlived its bytes.
+        file.write(bytes(5000))
+    torn = written.read_bytes()
+    with Embedded(tmp_path) as server:
+        assert got(server) is None
+        put(server, "after")
+    assert (tmp_path / embedded.DAMAGED / written.name).read_bytes() == torn
+    with Embedded(tmp_path) as server:
+        assert got(server) == "after"
+
+
+def test_a_server_whose_manifest_names_a_lost_file_starts_empty(tmp_path: Path) -> None:
+    with Embedded(tmp_path) as server:
+        put(server, "before")
+    [written] = tmp_path.glob(f"{embedded.DATA}/*.incr.aof")
+    written.unlink()
+    with Embedded(tmp_path) as server:
+        put(server, "after")
+        assert got(server) == "after"
+
+
+@pytest.mark.parametrize("manifest", [b"", bytes(80), b"file append"])
+def test_a_server_whose_manifest_is_torn_starts_empty(tmp_path: Path, manifest: bytes) -> None:
+    with Embedded(tmp_path) as server:
+        put(server, "before")
+    [written] = tmp_path.glob(f"{embedded.DATA}/*.manifest")
+    written.write_bytes(manifest)
+    with Embedded(tmp_path) as server:
+        assert got(server) is None

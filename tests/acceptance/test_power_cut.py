@@ -1,0 +1,188 @@
+"""After a power cut everything that was acknowledged is there, and goes on to its end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+
+from storage import redis_schema as schema
+from storage.embedded import Embedded
+from tests.acceptance.crowd import Crowd, assert_each_ran_once
+from tests.acceptance.forgetful import PAGE, ForgetfulDisk
+from tests.acceptance.powercut import Disk, mounted
+from tests.acceptance.process import Server, Site, eventually, new_directory
+from tests.acceptance.raw import Tus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SEEDS = range(40)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted(tmp_path / "disk") as disk:
+        yield disk
+
+
+def seen_after_cuts(*, sync: bool, sync_names: bool) -> set[bytes | None]:
+    """Return what is found after cuts of a file that was written anew behind a synced page."""
+    found: set[bytes | None] = set()
+    for seed in SEEDS:
+        disk = ForgetfulDisk()
+        file = disk.make(disk.root, "file", 0o100644)
+        disk.write(file, 0, b"a" * PAGE)
+        disk.sync(file)
+        if sync_names:
+            disk.sync(disk.root)
+        disk.write(file, PAGE, b"b" * PAGE)
+        if sync:
+            disk.sync(file)
+        disk.cut(random.Random(seed))  # noqa: S311  no secret
+        node = disk.root.entries.get("file")
+        found.add(None if node is None else bytes(node.content))
+    return found
+
+
+def test_what_was_synced_outlives_every_cut() -> None:
+    assert seen_after_cuts(sync=True, sync_names=True) == {b"a" * PAGE + b"b" * PAGE}
+
+
+def test_what_was_not_synced_is_kept_torn_lost_or_zeros() -> None:
+    found = seen_after_cuts(sync=False, sync_names=True)
+    assert all(one is not None and one.startswith(b"a" * PAGE) for one in found)
+    assert {b"a" * PAGE, b"a" * PAGE + b"b" * PAGE, b"a" * PAGE + bytes(PAGE)} < found
+
+
+def test_a_name_that_was_not_synced_may_be_lost_with_a_file_that_was() -> None:
+    assert None in seen_after_cuts(sync=True, sync_names=False)
+
+
+def test_a_page_that_a_sync_failed_for_is_not_kept_by_the_next_one() -> None:
+    disk = ForgetfulDisk()
+    file = disk.make(disk.root, "file", 0o100644)
+    disk.sync(disk.root)
+    disk.write(file, 0, b"lost")
+    disk.failing = [errno.EIO]
+    with pytest.raises(OSError, match="failed"):
+        disk.sync(file)
+    disk.sync(file)
+    disk.cut(random.Random(1))  # noqa: S311  no secret
+    assert bytes(disk.root.entries["file"].content) == bytes(4)
+
+
+def test_the_kernel_reads_from_it_what_it_wrote_and_finds_it_after_a_cut(disk: Disk) -> None:
+    kept, lost = disk.place / "kept", disk.place / "lost"
+    for path in (kept, lost):
+        path.write_bytes(os.urandom(300_000))
+    content = kept.read_bytes()
+    for path in (kept, disk.place):
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    kept.rename(disk.place / "renamed")
+    for seed in SEEDS:
+        disk.cut(seed)
+        names = {path.name for path in disk.place.iterdir()}
+        assert len(names & {"kept", "renamed"}) == 1
+        [path] = (disk.place / name for name in names & {"kept", "renamed"})
+        assert path.read_bytes() == content
+
+
+# --- our server on it
+
+
+class Powered:
+    """A server with its private Redis on a disk whose power is cut."""
+
+    def __init__(self, site: Site, disk: Disk, seed: int) -> None:
+        self.site = site
+        self._disk = disk
+        self._dice = random.Random(seed)  # noqa: S311  no secret
+        self.server: Server = site.serve()
+
+    def cut(self) -> None:
+        """Kill everything at once, and lose what was not synced; Redis may have lost all."""
+        self.server.kill9()
+        if self.site.redis_pid() is not None:
+            self.site.kill_redis()
+        self._disk.cut(self._dice.randrange(2**32))
+        if self._dice.random() < 0.3:
+            shutil.rmtree(self.site.uploads / "redis", ignore_errors=True)
+        self.server = self.site.serve(port=self.server.port)
+
+
+@contextmanager
+def powered(seed: int, **settings: str) -> Iterator[Powered]:
+    directory = new_directory()
+    with (
+        mounted(directory / "disk") as disk,
+        Site(directory, KEEP_UPLOADS_SECONDS="-1", **settings) as site,
+    ):
+        # Made by the server, which has to sync that, too.
+        site.uploads = disk.place / "data"
+        try:
+            yield Powered(site, disk, seed)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            for process in site.processes:
+                error.add_note(f"{process.name}:\n{process.log[-3000:]}")
+            raise
+    shutil.rmtree(directory)
+
+
+def cut_again_and_again(seed: int, cuts: int, answers: int) -> None:
+    dice = random.Random(seed)  # noqa: S311  no secret
+    with powered(seed) as place, Crowd([place.server.port], seed) as crowd:
+        for _ in range(cuts):
+            crowd.wait_for(dice.randrange(answers))
+            # At any moment of what is under way.
+            time.sleep(dice.random() / 50)
+            place.cut()
+        crowd.wait_for(answers // 2)
+        jobs = crowd.finish()
+        place.cut()
+        assert_each_ran_once(place.site, place.server.port, jobs)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nothing_acknowledged_is_lost_by_power_cuts(seed: int) -> None:
+    cut_again_and_again(seed, 3, 24)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_nothing_acknowledged_is_lost_by_power_cuts_for_minutes() -> None:
+    seed = int(os.environ["SOAK_SEED"])
+    end = time.monotonic() + 60 * float(os.environ["SOAK_MINUTES"])
+    while time.monotonic() < end:
+        print(f"seed {seed}", flush=True)  # noqa: T201  whoever waits wants to know
+        cut_again_and_again(seed, 8, 100)
+        seed += 1
+
+
+def test_a_server_cut_off_at_its_very_start_finds_its_redis_again(
+    disk: Disk, new_site: Callable[..., Site]
+) -> None:
+    # This one outlives the cut, and with it whose it is.
+    with Embedded(new_site().directory / "redis") as embedded:
+        site = new_site(REDIS_URL=embedded.url)
+        site.uploads = disk.place / "data"
+        for seed in range(1, 4):
+            starting = site.begin_to_serve()
+            with Redis.from_url(embedded.url) as client:
+                eventually(lambda: client.exists(schema.MARKER), "marker in Redis")
+            starting.kill9()
+            disk.cut(seed)
+        tus = Tus(site.serve().port)
+        assert tus.offset(tus.upload(b"as before")) == 9
+        site.close()
