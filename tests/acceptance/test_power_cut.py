@@ -18,7 +18,7 @@ from storage.embedded import Embedded
 from tests.acceptance.crowd import Crowd, assert_each_ran_once
 from tests.acceptance.forgetful import PAGE, ForgetfulDisk
 from tests.acceptance.powercut import Disk, mounted
-from tests.acceptance.process import Server, Site, eventually, new_directory
+from tests.acceptance.process import Server, Site, eventually, is_dead, new_directory
 from tests.acceptance.raw import Tus
 
 if TYPE_CHECKING:
@@ -112,13 +112,21 @@ class Powered:
 
     def cut(self) -> None:
         """Kill everything at once, and lose what was not synced; Redis may have lost all."""
-        self.server.kill9()
+        kill(self.server)
         if self.site.redis_pid() is not None:
             self.site.kill_redis()
         self._disk.cut(self._dice.randrange(2**32))
         if self._dice.random() < 0.3:
             shutil.rmtree(self.site.uploads / "redis", ignore_errors=True)
         self.server = self.site.serve(port=self.server.port)
+
+
+def kill(server: Server) -> None:
+    """Kill a server, and return when none of its processes is left."""
+    children = server.children()
+    server.kill9()
+    for child in children:
+        eventually(lambda: is_dead(child), "end of a worker of the server")  # noqa: B023  called here
 
 
 @contextmanager
@@ -140,9 +148,9 @@ def powered(seed: int, **settings: str) -> Iterator[Powered]:
     shutil.rmtree(directory)
 
 
-def cut_again_and_again(seed: int, cuts: int, answers: int) -> None:
+def cut_again_and_again(seed: int, cuts: int, answers: int, **settings: str) -> None:
     dice = random.Random(seed)  # noqa: S311  no secret
-    with powered(seed) as place, Crowd([place.server.port], seed) as crowd:
+    with powered(seed, **settings) as place, Crowd([place.server.port], seed) as crowd:
         for _ in range(cuts):
             crowd.wait_for(dice.randrange(answers))
             # At any moment of what is under way.
@@ -154,9 +162,20 @@ def cut_again_and_again(seed: int, cuts: int, answers: int) -> None:
         assert_each_ran_once(place.site, place.server.port, jobs)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_nothing_acknowledged_is_lost_by_power_cuts(seed: int) -> None:
-    cut_again_and_again(seed, 3, 24)
+KINDS: tuple[dict[str, str], ...] = ({}, {"DURABILITY": "interval"}, {"WORKERS": "2"})
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_nothing_acknowledged_is_lost_by_power_cuts(kind: dict[str, str]) -> None:
+    cut_again_and_again(1, 2, 24, **kind)
+
+
+def test_without_syncs_the_same_cuts_lose_what_was_acknowledged() -> None:
+    with powered(2, DURABILITY="none") as place:
+        tus = Tus(place.server.port)
+        paths = [tus.upload(os.urandom(30_000)) for _ in range(8)]
+        place.cut()
+        assert any(tus.head(path).status != 200 for path in paths)
 
 
 @pytest.mark.soak
@@ -166,7 +185,7 @@ def test_nothing_acknowledged_is_lost_by_power_cuts_for_minutes() -> None:
     end = time.monotonic() + 60 * float(os.environ["SOAK_MINUTES"])
     while time.monotonic() < end:
         print(f"seed {seed}", flush=True)  # noqa: T201  whoever waits wants to know
-        cut_again_and_again(seed, 8, 100)
+        cut_again_and_again(seed, 8, 100, **KINDS[seed % len(KINDS)])
         seed += 1
 
 
