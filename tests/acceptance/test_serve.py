@@ -23,9 +23,11 @@ SERVE_AND_TELL = """
 import sys
 from tusd_py.__main__ import main
 code = main(["serve"])
-print("loaded:", *sorted(sys.modules), flush=True)
+print("loaded:", *sorted(name for name in sys.modules if sys.modules[name]), flush=True)
 sys.exit(code)
 """
+# Not installed as far as `serve` is concerned.
+LEFT_OUT = {"rich", "watchfiles"}
 VISION = {"cv2", "numpy", "onnxruntime", "torch", "rapidocr", "easyocr", "processing.pipeline"}
 
 
@@ -53,7 +55,7 @@ def test_serve_loads_no_computer_vision_through_a_whole_upload_and_its_job(site:
     assert server.wait() == 0
     loaded = set(server.wait_for(r"(?m)^loaded: (.*)$")[1].split())
     assert {"tusd_py.uploads", "storage.redis_jobs", "rq"} <= loaded
-    assert not loaded & VISION
+    assert not loaded & (VISION | LEFT_OUT)
 
 
 def test_without_a_worker_an_upload_ends_pending_and_a_worker_that_comes_completes_it(

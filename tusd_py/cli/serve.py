@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import signal
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ CODES = {
 }
 # Seconds that one of several processes has beyond its grace to let go of everything.
 CLEANUP_SECONDS = 5
+# Libraries that others load where they are, to colour tracebacks and to watch source files: 5 MB.
+UNWANTED = ("rich", "watchfiles")
 ANALYSIS = (
     "plate_reader",
     "alpr_model_dir",
@@ -48,6 +51,9 @@ ANALYSIS = (
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until a signal asks to stop."""
+    for name in UNWANTED:
+        # As if it were not installed.
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     from settings import Settings  # noqa: PLC0415  pydantic takes a quarter of a second
 
     parser = new_parser(

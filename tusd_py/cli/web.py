@@ -45,6 +45,7 @@ def serve(
         # uvicorn only calls it.
         http=partial(HttpProtocol, head_timeout=head_timeout),  # type: ignore[arg-type]
         loop="uvloop",
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
