@@ -7,16 +7,13 @@ syncs take place, when, and who shares them.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 Policy = Literal["request", "interval", "none"]
@@ -58,16 +55,15 @@ def choose(policy: Policy, seconds: float, size: int) -> Durability:
 
 
 class PerRequest:
-    """Sync before each acknowledgement."""
+    """Sync before each acknowledgement.
+
+    Nothing is shared here: the kernel lets syncs that come at once share what they can, and does it
+    cheaper than threads that wait for each other.
+    """
 
     prompt = False
 
-    def __init__(self) -> None:
-        """Share syncs of directories among all who use this object."""
-        self._directories: dict[Path, Shared] = {}
-
     def turn(self, size: int) -> None:
-        # The file system lets those share a commit that come at the same time.
         pass
 
     def due(self, size: int) -> bool:
@@ -78,10 +74,7 @@ class PerRequest:
         os.fdatasync(descriptor)
 
     def directory(self, path: Path) -> None:
-        shared = self._directories.get(path) or self._directories.setdefault(
-            path, Shared(partial(sync_directory, path))
-        )
-        shared()
+        sync_directory(path)
 
 
 class PerInterval(PerRequest):
@@ -89,7 +82,6 @@ class PerInterval(PerRequest):
 
     def __init__(self, seconds: float, size: int) -> None:
         """Let nobody pass within `seconds` of the last ones, unless they bring `size` bytes."""
-        super().__init__()
         self._seconds = seconds
         self._size = size
         self._passed = threading.Condition()
@@ -138,51 +130,6 @@ class Unsynced:
 
     def directory(self, path: Path) -> None:
         pass
-
-
-class _Round:
-    """One run of a shared step; it failed until it is known that it did not."""
-
-    def __init__(self) -> None:
-        self.over = False
-        self.error: OSError | None = OSError(errno.EIO, "what this waited for was not done")
-
-
-class Shared:
-    """Do a step for all who ask for it at once; who comes while it runs takes part in the next."""
-
-    def __init__(self, step: Callable[[], None]) -> None:
-        """Share `step`, which raises OSError: then all who take part do."""
-        self._step = step
-        self._changed = threading.Condition()
-        self._running = False
-        self._next = _Round()
-        self.waiting = 0
-
-    def __call__(self) -> None:
-        """Return when the step has been done from its beginning since this call."""
-        with self._changed:
-            mine = self._next
-            self.waiting += 1
-            self._changed.wait_for(lambda: mine.over or not self._running)
-            leads = not mine.over
-            if leads:
-                self._running, self._next, self.waiting = True, _Round(), 0
-        if leads:
-            self._run(mine)
-        if mine.error is not None:
-            raise OSError(*mine.error.args) from mine.error
-
-    def _run(self, mine: _Round) -> None:
-        try:
-            self._step()
-            mine.error = None
-        except OSError as error:
-            mine.error = error
-        finally:
-            with self._changed:
-                mine.over, self._running = True, False
-                self._changed.notify_all()
 
 
 def sync_directory(path: Path) -> None:

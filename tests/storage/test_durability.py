@@ -19,7 +19,6 @@ from storage.durability import (
     PerInterval,
     PerRequest,
     Policy,
-    Shared,
     Unsynced,
     choose,
 )
@@ -344,56 +343,3 @@ def test_bytes_that_nobody_waits_for_are_due_when_they_are_many_or_the_interval_
 )
 def test_a_policy_is_chosen_by_its_name(policy: Policy, kind: type[Durability]) -> None:
     assert type(choose(policy, 1.0, 1)) is kind
-
-
-class Step:
-    """Be a step that goes on until it is let go, and can fail."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-        self.let_go = threading.Semaphore(0)
-        self.error: OSError | None = None
-
-    def __call__(self) -> None:
-        self.runs += 1
-        assert self.let_go.acquire(timeout=DEADLINE)
-        if self.error:
-            raise self.error
-
-
-@pytest.mark.parametrize("error", [None, OSError(errno.EIO, "Input/output error")])
-def test_who_comes_while_a_shared_step_runs_takes_part_in_the_next(
-    threads: Callable[[Callable[[], None]], threading.Thread], error: OSError | None
-) -> None:
-    step = Step()
-    shared = Shared(step)
-    ends: list[OSError | None] = []
-
-    def ask() -> None:
-        try:
-            shared()
-        except OSError as failed:
-            ends.append(failed)
-        else:
-            ends.append(None)
-
-    threads(ask)
-    eventually(lambda: step.runs == 1)
-    for _ in range(5):
-        threads(ask)
-    eventually(lambda: shared.waiting == 5)
-    assert ends == []
-    step.let_go.release()
-    # The first one was served; what the others wrote may have come too late for it.
-    eventually(lambda: step.runs == 2)
-    eventually(lambda: ends == [None])
-    step.error = error
-    step.let_go.release()
-    eventually(lambda: len(ends) == 6)
-    assert step.runs == 2
-    assert [end and end.errno for end in ends[1:]] == [error and error.errno] * 5
-    # One failure is not the next one's.
-    step.error = None
-    step.let_go.release()
-    shared()
-    assert step.runs == 3
