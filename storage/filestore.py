@@ -31,7 +31,7 @@ from storage.errors import (
 )
 from storage.journal import Log, needed, write_all
 from storage.room import Room
-from storage.segments import FileWriter, SegmentReader, disk_errors, lock
+from storage.segments import DiskErrors, FileWriter, SegmentReader, lock
 from storage.upload import Part
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class FileStore:
 
     def create(self, upload: Upload) -> None:
         lines = journal.first_lines(upload, self._boot)
-        with disk_errors():
+        with DiskErrors():
             self._durability.turn(len(lines))
             data = self._segment(upload.id, 0)
             if upload.fingerprint is not None:
@@ -120,28 +120,39 @@ class FileStore:
     def begin(self, upload: Upload) -> FileWriter:
         opened = journal.opened_line(upload, self._boot, secrets.token_hex(8))
         lines = journal.first_lines(upload, self._boot) + opened
-        with disk_errors(), ExitStack() as undo:
+        # Names as text: this is on the way of every small upload.
+        path = f"{self._directory}/{upload.id}"
+        with DiskErrors():
             self._durability.turn(len(lines))
-            data = self._first_segment(upload.id)
-            undo.callback(self._segment(upload.id, 0).unlink, missing_ok=True)
-            undo.callback(os.close, data)
-            log = Log.create(self._journal(upload.id), lines, self._durability)
-            undo.callback(self._journal(upload.id).unlink)
-            undo.callback(log.close)
+            data = _create_locked(path)
+            try:
+                log = self._begin_log(f"{path}.log", lines)
+            except OSError:
+                Path(path).unlink()
+                os.close(data)
+                raise
+        return self._writer(upload, data, log, 0)
+
+    def _begin_log(self, path: str, lines: bytes) -> Log:
+        log = Log.create(path, lines, self._durability)
+        try:
             self._durability.directory(self._directory)
-            undo.pop_all()
-            return self._writer(upload, data, log)
+        except OSError:
+            Path(path).unlink()
+            log.close()
+            raise
+        return log
 
-    def _writer(self, upload: Upload, data: int, log: Log) -> FileWriter:
+    def _writer(self, upload: Upload, data: int, log: Log, size: int) -> FileWriter:
         return FileWriter(
-            upload, data, log, boot=self._boot, room=self._room, durability=self._durability
+            upload,
+            data,
+            log,
+            size=size,
+            boot=self._boot,
+            room=self._room,
+            durability=self._durability,
         )
-
-    def _first_segment(self, upload_id: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        data = os.open(self._segment(upload_id, 0), flags, 0o640)
-        lock(data)
-        return data
 
     def _create_once(self, upload_id: str, lines: bytes) -> None:
         """Create a journal whole or not at all, where another request may do the same."""
@@ -157,7 +168,7 @@ class FileStore:
             aside.unlink()
 
     def identify(self, key: str) -> str:
-        with disk_errors():
+        with DiskErrors():
             digest = hmac.digest(self._secret(), key.encode(), "sha256")
         return str(UUID(bytes=digest[:16], version=4))
 
@@ -177,7 +188,7 @@ class FileStore:
         return place.read_bytes()
 
     def assemble(self, final_id: str, most: int) -> Upload:
-        with disk_errors():
+        with DiskErrors():
             read = self._read_journal(final_id)
             if read.upload.complete:
                 return read.upload
@@ -226,7 +237,7 @@ class FileStore:
         """Bring new links, then what the journal shall say of them, to stable storage."""
         self._durability.directory(self._directory)
         try:
-            with closing(Log(self._journal(final_id), self._durability)) as log:
+            with closing(Log(str(self._journal(final_id)), self._durability)) as log:
                 log.append(lines)
         except UploadGone:
             # Removal buries the journal before it looks for files: one of the two sees the other.
@@ -234,7 +245,7 @@ class FileStore:
             raise
 
     def open(self, upload: Upload) -> FileWriter:
-        with disk_errors(), ExitStack() as files:
+        with DiskErrors(), ExitStack() as files:
             read = self._read_journal(upload.id)
             # Redis forgot what it gave out: written under this token, it would count for nothing.
             if 0 < read.upload.token == upload.token or upload.is_behind(read.upload):
@@ -243,8 +254,8 @@ class FileStore:
             if data is None:
                 upload, data = self._new_segment(upload)
             files.callback(os.close, data)
-            log = files.enter_context(closing(Log(self._journal(upload.id), self._durability)))
-            writer = self._writer(upload, data, log)
+            log = files.enter_context(closing(Log(str(self._journal(upload.id)), self._durability)))
+            writer = self._writer(upload, data, log, os.fstat(data).st_size)
             writer.announce()
             files.pop_all()
             return writer
@@ -272,18 +283,14 @@ class FileStore:
         return replace(upload, segments=(*kept, (number, upload.offset))), fd
 
     def _create_segment(self, upload_id: str, number: int) -> tuple[int, int]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         while True:
             try:
-                fd = os.open(self._segment(upload_id, number), flags, 0o640)
+                return _create_locked(str(self._segment(upload_id, number))), number
             except FileExistsError:
                 number += 1
-            else:
-                lock(fd)
-                return fd, number
 
     def read(self, upload_id: str) -> BinaryIO:
-        with disk_errors():
+        with DiskErrors():
             upload = self._read_journal(upload_id).upload
             try:
                 return self._open_for_reading(upload)
@@ -300,7 +307,7 @@ class FileStore:
 
     def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:
         path = self._journal(upload_id)
-        with disk_errors(), needed(path):
+        with DiskErrors(), needed(path):
             read = journal.parse(path.read_bytes())
         return read.upload, read.ended
 
@@ -310,7 +317,7 @@ class FileStore:
             return journal.read(path)
 
     def look(self, upload_id: str) -> Upload:
-        with disk_errors():
+        with DiskErrors():
             read = self._read_journal(upload_id)
             return self._measured(read) if read.upload.waiting else read.upload
 
@@ -324,20 +331,20 @@ class FileStore:
         return replace(final.upload, length=length)
 
     def end_job(self, upload_id: str, ended: Ended) -> None:
-        with disk_errors():
+        with DiskErrors():
             # A removed upload gets no more lines.
             self._read_journal(upload_id)
-            with closing(Log(self._journal(upload_id), self._always)) as log:
+            with closing(Log(str(self._journal(upload_id)), self._always)) as log:
                 log.append(journal.encode("ended", ended.to_json()))
 
     def remove_bytes(self, upload_id: str) -> None:
-        with disk_errors():
+        with DiskErrors():
             # From the last one down: what a crash leaves is found again.
             for path in reversed(self._segments(upload_id)):
                 path.unlink(missing_ok=True)
 
     def remove(self, upload_id: str) -> None:
-        with disk_errors():
+        with DiskErrors():
             # Without a journal there is nothing that could be revived.
             with suppress(FileNotFoundError):
                 journal.bury(self._journal(upload_id), self._durability)
@@ -346,7 +353,7 @@ class FileStore:
             self._durability.directory(self._directory)
 
     def expire(self, upload_id: str, before: float) -> bool:
-        with disk_errors(), ExitStack() as held:
+        with DiskErrors(), ExitStack() as held:
             upload = self._read_journal(upload_id).upload
             if not upload.perishable or upload.expires_at >= before:
                 return False
@@ -358,19 +365,19 @@ class FileStore:
         return True
 
     def purge(self, upload_id: str) -> None:
-        with disk_errors():
+        with DiskErrors():
             self.remove_bytes(upload_id)
             self._result(upload_id).unlink(missing_ok=True)
             # The journal goes last: without it nobody would look for the rest again.
             self._journal(upload_id).unlink(missing_ok=True)
 
     def ids(self) -> Iterator[str]:
-        with disk_errors(), os.scandir(self._directory) as entries:
+        with DiskErrors(), os.scandir(self._directory) as entries:
             names = [entry.name for entry in entries]
         return (name[:-4] for name in names if _JOURNAL_NAME.fullmatch(name))
 
     def publish_result(self, upload_id: str, result: bytes) -> bool:
-        with disk_errors():
+        with DiskErrors():
             aside = self._results / f".{secrets.token_hex(8)}"
             _create_file(aside, result, self._always)
             try:
@@ -383,7 +390,7 @@ class FileStore:
             return True
 
     def result(self, upload_id: str) -> bytes | None:
-        with disk_errors():
+        with DiskErrors():
             try:
                 return self._result(upload_id).read_bytes()
             except FileNotFoundError:
@@ -415,6 +422,12 @@ class FileStore:
 
     def _result(self, upload_id: str) -> Path:
         return self._results / f"{upload_id}.json"
+
+
+def _create_locked(path: str) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    lock(fd)
+    return fd
 
 
 def _create_file(path: Path, content: bytes, durability: Durability) -> None:

@@ -18,6 +18,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
 
@@ -27,12 +28,12 @@ from storage.upload import Part, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from storage.durability import Durability
 
 _LIVE = b"L\n"
 _DELETED = b"D"
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 # Bytes from the end, some sixty lines.
 _TAIL = 8192
 
@@ -55,7 +56,7 @@ class Journal:
 
 def encode(*entry: Any) -> bytes:
     """Build one line."""
-    text = json.dumps(entry, separators=(",", ":")).encode()
+    text = _encode(entry).encode()
     return b"\n%08x %s\n" % (crc32(text), text)
 
 
@@ -195,18 +196,18 @@ class Log:
     Every method blocks and raises OSError.
     """
 
-    def __init__(self, path: Path, durability: Durability, fd: int | None = None) -> None:
+    def __init__(self, path: str, durability: Durability, fd: int | None = None) -> None:
         """Open it, or take what was opened; raise UploadNotFound."""
         self._path = path
         self._durability = durability
         self._size = -1
         if fd is None:
-            with needed(path):
+            with needed(Path(path)):
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self._fd = fd
 
     @classmethod
-    def create(cls, path: Path, lines: bytes, durability: Durability) -> Self:
+    def create(cls, path: str, lines: bytes, durability: Durability) -> Self:
         """Create it with its first lines and sync them, but not its name; raise FileExistsError."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         log = cls(path, durability, os.open(path, flags, 0o640))
@@ -214,7 +215,7 @@ class Log:
             write_all(log._fd, lines)
             durability.file(log._fd)
         except OSError:
-            path.unlink()
+            Path(path).unlink()
             log.close()
             raise
         log._size = len(lines)
@@ -232,8 +233,9 @@ class Log:
         self._size = os.lseek(self._fd, 0, os.SEEK_CUR)
         if self._size == expected and self._is_live():
             return None
-        with needed(self._path):
-            return read(self._path)
+        path = Path(self._path)
+        with needed(path):
+            return read(path)
 
     def retract(self, line: bytes) -> None:
         """Append what counts instead of a line that may be lost."""
@@ -255,9 +257,9 @@ class Log:
 
 def write_all(fd: int, content: bytes) -> None:
     """Write all of it where the descriptor stands."""
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
+    written = os.write(fd, content)
+    while written < len(content):
+        written += os.write(fd, memoryview(content)[written:])
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import io
 import os
 import secrets
 from bisect import bisect_right
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from storage import journal
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from storage.durability import Durability
+    from storage.errors import StorageError
     from storage.interfaces import Buffer
     from storage.journal import Log
     from storage.room import Room
@@ -37,9 +38,20 @@ class FileWriter:
     """Write one upload (storage.interfaces.Writer); holds the file's flock while it is open."""
 
     def __init__(
-        self, upload: Upload, data: int, log: Log, *, boot: str, room: Room, durability: Durability
+        self,
+        upload: Upload,
+        data: int,
+        log: Log,
+        *,
+        size: int,
+        boot: str,
+        room: Room,
+        durability: Durability,
     ) -> None:
-        """Take over both files; raise JournalDamaged where bytes are missing."""
+        """Take over both files; raise JournalDamaged where bytes are missing.
+
+        The file `data` has `size` bytes.
+        """
         self.upload = upload
         self._room = room
         self._durability = durability
@@ -51,12 +63,12 @@ class FileWriter:
         self._offset = self._stored = upload.offset
         self._taken: list[bytes] = []
         self._start = upload.segments[-1][1]
-        self._size = os.fstat(data).st_size
+        self._size = size
         # Whoever wrote before may have followed another policy.
-        self._unsynced = min(self._size, 1)
-        size = self._start + self._size
-        if size < upload.offset:
-            raise JournalDamaged(f"the record counts {upload.offset} bytes, the files have {size}")
+        self._unsynced = min(size, 1)
+        have = self._start + size
+        if have < upload.offset:
+            raise JournalDamaged(f"the record counts {upload.offset} bytes, the files have {have}")
 
     def announce(self) -> None:
         """Say in the journal who writes from here on; raise RecordBehind where that is not right.
@@ -104,7 +116,7 @@ class FileWriter:
 
     def written(self, start: int) -> Iterator[bytes]:
         self._write_taken()
-        with disk_errors():
+        with DiskErrors():
             while start < self._offset:
                 count = min(_PIECE, self._offset - start)
                 piece = os.pread(self._data, count, start - self._start)
@@ -158,15 +170,13 @@ class FileWriter:
         self._taken = []
 
     def undisturbed(self) -> bool:
-        with disk_errors():
+        with DiskErrors():
             return not self._failed and self._log.undisturbed()
 
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        with disk_errors():
-            if self._failed:
-                raise OSError(errno.EIO, "what was written last is lost")
-            yield
+    def _disk(self) -> DiskErrors:
+        if self._failed:
+            raise DiskFailed("what was written last is lost")
+        return DiskErrors()
 
     def close(self) -> None:
         if not self._closed:
@@ -237,12 +247,21 @@ def lock(fd: int) -> bool:
     return True
 
 
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Say in this package's terms what the operating system refuses."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageFull("the disk has no room left") from error
-        raise DiskFailed(f"the disk does not do its work: {error.strerror}") from error
+class DiskErrors:
+    """Say in this package's terms what the operating system refuses; made at every request."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError):
+            raise in_our_terms(error) from error
+
+
+def in_our_terms(error: OSError) -> StorageError:
+    """Return what this package calls it."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageFull("the disk has no room left")
+    return DiskFailed(f"the disk does not do its work: {error.strerror}")

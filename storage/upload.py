@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -102,7 +102,7 @@ class Upload:
 
     def to_hash(self) -> dict[str, str]:
         """Build the fields of the Redis hash."""
-        fields = {name: str(value) for name, value in asdict(self).items() if value is not None}
+        fields = {name: str(value) for name, value in self._fields().items() if value is not None}
         segments = ",".join(f"{number}:{start}" for number, start in self.segments)
         fields |= {"complete": str(int(self.complete)), "version": str(VERSION)}
         # Nearly always one file; Redis need not remember that.
@@ -128,13 +128,17 @@ class Upload:
             fingerprint=fields.get("fingerprint"),
         )
 
+    def _fields(self) -> dict[str, Any]:
+        # As asdict, which copies whatever lies deeper.
+        return {name: getattr(self, name) for name in self.__slots__}
+
     @property
     def _parted(self) -> bool:
         return self.segments != FIRST_SEGMENT
 
     def to_json(self) -> dict[str, Any]:
         """Build the journal's first line."""
-        return asdict(self) | {"version": VERSION}
+        return self._fields() | {"version": VERSION}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Upload:
