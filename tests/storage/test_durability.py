@@ -67,6 +67,13 @@ class Disk:
             return "directory"
         return {".log": "journal", "": "data"}.get(path.suffix, path.suffix)
 
+    def store(self, durability: Durability) -> FileStore:
+        """Return a store that is ready; what that takes is no matter."""
+        store = FileStore(self.directory, durability=durability)
+        store.prepare()
+        self.take()
+        return store
+
     def take(self) -> list[str]:
         """Return what was called since the last time."""
         calls, self.calls = self.calls, []
@@ -78,12 +85,6 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk(tmp_path)
     disk.watch(monkeypatch)
     return disk
-
-
-def store_under(durability: Durability, directory: Path) -> FileStore:
-    store = FileStore(directory, durability=durability)
-    store.prepare()
-    return store
 
 
 def created(store: FileStore, length: int = 10) -> Upload:
@@ -120,17 +121,15 @@ def threads() -> Iterator[Callable[[Callable[[], None]], threading.Thread]]:
         assert not thread.is_alive()
 
 
-def test_a_creation_is_on_the_disk_with_its_name_before_it_is_told(
-    disk: Disk, tmp_path: Path
-) -> None:
-    created(store_under(PerRequest(), tmp_path))
+def test_a_creation_is_on_the_disk_with_its_name_before_it_is_told(disk: Disk) -> None:
+    created(disk.store(PerRequest()))
     assert disk.take() == ["write journal", "fdatasync journal", "fsync directory"]
 
 
 def test_an_upload_that_somebody_else_has_just_created_is_on_the_disk_before_it_is_told(
-    disk: Disk, tmp_path: Path
+    disk: Disk,
 ) -> None:
-    store = store_under(PerRequest(), tmp_path)
+    store = disk.store(PerRequest())
     upload = Upload(str(uuid4()), 10, None, 1.0, 2.0, fingerprint="of a request")
     store.create(upload)
     disk.take()
@@ -139,18 +138,14 @@ def test_an_upload_that_somebody_else_has_just_created_is_on_the_disk_before_it_
     assert disk.take()[-1] == "fsync directory"
 
 
-def test_an_upload_that_is_begun_is_on_the_disk_with_its_name_before_it_is_told(
-    disk: Disk, tmp_path: Path
-) -> None:
-    store = store_under(PerRequest(), tmp_path)
+def test_an_upload_that_is_begun_is_on_the_disk_with_its_name_before_it_is_told(disk: Disk) -> None:
+    store = disk.store(PerRequest())
     store.begin(Upload(str(uuid4()), 10, None, 1.0, 2.0, token=1)).close()
     assert disk.take() == ["write journal", "fdatasync journal", "fsync directory"]
 
 
-def test_bytes_that_were_only_taken_are_written_before_they_are_counted(
-    disk: Disk, tmp_path: Path
-) -> None:
-    store = store_under(Unsynced(), tmp_path)
+def test_bytes_that_were_only_taken_are_written_before_they_are_counted(disk: Disk) -> None:
+    store = disk.store(Unsynced())
     assert store.prompt
     with closing(store.begin(Upload(str(uuid4()), 3, None, 1.0, 2.0, token=1))) as writer:
         disk.take()
@@ -160,9 +155,9 @@ def test_bytes_that_were_only_taken_are_written_before_they_are_counted(
 
 
 def test_data_is_on_the_disk_before_the_line_that_counts_it_and_that_before_it_is_told(
-    disk: Disk, tmp_path: Path
+    disk: Disk,
 ) -> None:
-    store = store_under(PerRequest(), tmp_path)
+    store = disk.store(PerRequest())
     with closing(store.open(created(store))) as writer:
         disk.take()
         append(writer, b"abc")
@@ -174,10 +169,8 @@ def test_data_is_on_the_disk_before_the_line_that_counts_it_and_that_before_it_i
         ]
 
 
-def test_data_is_not_synced_again_for_a_line_that_counts_nothing_new(
-    disk: Disk, tmp_path: Path
-) -> None:
-    store = store_under(PerRequest(), tmp_path)
+def test_data_is_not_synced_again_for_a_line_that_counts_nothing_new(disk: Disk) -> None:
+    store = disk.store(PerRequest())
     with closing(store.open(created(store))) as writer:
         append(writer, b"abcdefghij")
         disk.take()
@@ -185,24 +178,20 @@ def test_data_is_not_synced_again_for_a_line_that_counts_nothing_new(
         assert disk.take() == ["write journal", "fdatasync journal"]
 
 
-def test_what_an_earlier_writer_counted_is_synced_whatever_policy_it_followed(
-    disk: Disk, tmp_path: Path
-) -> None:
-    careless = store_under(Unsynced(), tmp_path)
+def test_what_an_earlier_writer_counted_is_synced_whatever_policy_it_followed(disk: Disk) -> None:
+    careless = disk.store(Unsynced())
     upload = created(careless)
     with closing(careless.open(upload)) as writer:
         append(writer, b"abc")
         upload = replace(writer.upload, token=2)
-    with closing(store_under(PerRequest(), tmp_path).open(upload)) as writer:
+    with closing(disk.store(PerRequest()).open(upload)) as writer:
         disk.take()
         append(writer, b"")
         assert disk.take() == ["fdatasync data", "write journal", "fdatasync journal"]
 
 
-def test_a_complete_file_that_is_too_long_is_cut_before_the_line_that_says_so(
-    disk: Disk, tmp_path: Path
-) -> None:
-    store = store_under(PerRequest(), tmp_path)
+def test_a_complete_file_that_is_too_long_is_cut_before_the_line_that_says_so(disk: Disk) -> None:
+    store = disk.store(PerRequest())
     with closing(store.open(created(store, 3))) as writer:
         append(writer, b"abc")
         writer.write([b"XXX"])
@@ -220,9 +209,9 @@ def test_a_complete_file_that_is_too_long_is_cut_before_the_line_that_says_so(
 
 
 def test_without_durability_nothing_waits_for_the_disk_but_the_order_is_the_same(
-    disk: Disk, tmp_path: Path
+    disk: Disk,
 ) -> None:
-    store = store_under(Unsynced(), tmp_path)
+    store = disk.store(Unsynced())
     upload = created(store)
     assert disk.take() == ["write journal"]
     with closing(store.open(upload)) as writer:
@@ -237,9 +226,9 @@ def test_without_durability_nothing_waits_for_the_disk_but_the_order_is_the_same
 
 @pytest.mark.parametrize("durability", [Unsynced(), PerRequest()])
 def test_the_end_of_a_job_and_its_result_are_durable_under_every_policy(
-    disk: Disk, tmp_path: Path, durability: Durability
+    disk: Disk, durability: Durability
 ) -> None:
-    store = store_under(durability, tmp_path)
+    store = disk.store(durability)
     upload = created(store)
     disk.take()
     store.end_job(upload.id, Ended(JobState.COMPLETED, 5.0, 6.0, frames=7, plates=8, detections=9))
@@ -250,9 +239,9 @@ def test_the_end_of_a_job_and_its_result_are_durable_under_every_policy(
 
 @pytest.mark.parametrize("failing", ["fdatasync data", "fdatasync journal", "write journal"])
 def test_after_a_sync_that_failed_nothing_since_the_last_one_counts(
-    disk: Disk, tmp_path: Path, failing: str
+    disk: Disk, failing: str
 ) -> None:
-    store = store_under(PerRequest(), tmp_path)
+    store = disk.store(PerRequest())
     with closing(store.open(created(store))) as writer:
         append(writer, b"abc")
         before = writer.upload
@@ -278,7 +267,7 @@ def test_after_a_sync_that_failed_nothing_since_the_last_one_counts(
 
 @pytest.mark.parametrize("failing", ["fdatasync journal", "fsync directory"])
 def test_a_creation_whose_sync_failed_was_none(disk: Disk, tmp_path: Path, failing: str) -> None:
-    store = store_under(PerRequest(), tmp_path)
+    store = disk.store(PerRequest())
     disk.failing = {failing}
     with pytest.raises(DiskFailed):
         store.begin(Upload(str(uuid4()), 10, None, 1.0, 2.0, token=1))
@@ -290,10 +279,10 @@ def test_a_creation_whose_sync_failed_was_none(disk: Disk, tmp_path: Path, faili
 
 
 def test_commits_wait_for_the_interval_and_pass_together(
-    disk: Disk, tmp_path: Path, threads: Callable[[Callable[[], None]], threading.Thread]
+    disk: Disk, threads: Callable[[Callable[[], None]], threading.Thread]
 ) -> None:
     durability = PerInterval(FOREVER, 8)
-    store = store_under(durability, tmp_path)
+    store = disk.store(durability)
     # The first of all finds nobody before it; the others bring enough each.
     uploads = [created(store), created(store)]
     writers = [store.open(upload) for upload in uploads]
