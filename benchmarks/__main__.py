@@ -13,7 +13,7 @@ from benchmarks import measure
 from benchmarks.programs import LOAD, RECEIVER, CannotBuild, build
 from benchmarks.report import summary
 from benchmarks.rows import rows
-from benchmarks.servers import DoesNotStart, Kind, Running, bare, ours
+from benchmarks.servers import DoesNotStart, Kind, Running, bare, ours, place
 from benchmarks.tables import Results
 
 if TYPE_CHECKING:
@@ -58,12 +58,13 @@ def measured(options: argparse.Namespace) -> list[measure.Figures]:
     """Measure, and return what came of it."""
     tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731, T201
     kinds = [] if options.port else chosen_kinds(options)
-    bench = measure.Bench(build(LOAD), kinds, chosen_rows(options), options.directory, tell)
     rounds = 1 if options.quick else options.rounds
-    if not options.port:
-        return list(bench.rounds(rounds))
-    there = Running(Kind("running", (), path=options.path), options.port)
-    return [bench.once(there, row, number) for number in range(rounds) for row in bench.rows]
+    with place(options.directory) as below:
+        bench = measure.Bench(build(LOAD), kinds, chosen_rows(options), below, tell)
+        if not options.port:
+            return list(bench.rounds(rounds))
+        there = Running(Kind("running", (), path=options.path), options.port)
+        return [bench.once(there, row, number) for number in range(rounds) for row in bench.rows]
 
 
 def chosen_rows(options: argparse.Namespace) -> list[Row]:

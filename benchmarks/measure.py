@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import processes
@@ -64,8 +64,8 @@ class Bench:
     load: Path
     kinds: Sequence[Kind]
     rows: Sequence[Row]
-    #: Where servers get their directories; None takes the system's temporary one.
-    below: Path | None
+    #: Where servers get their directories.
+    below: Path
     tell: Callable[[str], None]
 
     def rounds(self, count: int) -> Iterator[Figures]:
@@ -79,11 +79,17 @@ class Bench:
 
     def _group(self, kinds: Sequence[Kind], rows: Sequence[Row], number: int) -> Iterator[Figures]:
         wanted = [kind for kind in kinds if any(_has(kind, row) for row in rows)]
-        with started(wanted, self.below) as servers:
-            for row in rows:
-                for server in servers:
-                    if _has(server.kind, row):
-                        yield self.once(server, row, number)
+        with started([kind for kind in wanted if not kind.instant], self.below) as lasting:
+            for row, kind in product(rows, wanted):
+                if _has(kind, row):
+                    yield self._in_turn(kind, lasting, row, number)
+
+    def _in_turn(self, kind: Kind, lasting: Sequence[Running], row: Row, number: int) -> Figures:
+        running = [server for server in lasting if server.kind is kind]
+        if running:
+            return self.once(running[0], row, number)
+        with started([kind], self.below) as [fresh]:
+            return self.once(fresh, row, number)
 
     def once(self, server: Running, row: Row, number: int) -> Figures:
         """Measure one server in one row."""

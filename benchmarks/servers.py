@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 # Seconds. A server that takes longer to start or to stop does neither.
 _DEADLINE = 60
+# Bytes. Journals and records stay as they are.
+_WORTH_CUTTING = 8192
+# linux/fs.h: ext4 takes the subdirectories for unrelated, and puts each where there is room.
+_GET_FLAGS, _SET_FLAGS, _TOP_OF_TREES = 0x80086601, 0x40086602, 0x20000
 # Of the environment nothing else is handed on: settings of whoever measures would count too.
 _INHERITED = ("HOME", "LANG", "PATH", "TMPDIR")
 
@@ -42,6 +48,8 @@ class Kind:
     #: A slow one is not measured as often, nor in every row.
     rounds: int = 99
     rows: frozenset[str] | None = None
+    #: One that starts in no time is started for every row.
+    instant: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +68,14 @@ class Running:
         return processes.family(self.pid, self.directory)
 
     def clear(self) -> None:
-        """Remove the uploads of the last measurement: their pages would be written during the next.
+        """Cut the uploads of the last measurement: their pages would be written during the next.
 
-        A file that is still open somewhere gives its blocks back too, as it is cut first.
+        They are not unlinked: for half a minute ext4 steps over the inode of each file that was
+        removed, one by one, when it makes a new one.
         """
-        for path in (self.directory / "uploads").iterdir() if self.directory else ():
-            if path.is_file() and not path.name.startswith("."):
-                os.truncate(path, 0)
-                path.unlink()
+        for entry in os.scandir(self.directory / "uploads") if self.directory else ():
+            if entry.is_file() and entry.stat().st_size >= _WORTH_CUTTING:
+                os.truncate(entry.path, 0)
 
 
 def ours(durability: str) -> Kind:
@@ -84,19 +92,42 @@ def ours(durability: str) -> Kind:
 
 def bare(way: str, receiver: Path) -> Kind:
     """Return a bare receiver: `splice` or `recv`."""
-    return Kind(way, (str(receiver), way, "{directory}", "{port}"))
+    return Kind(way, (str(receiver), way, "{directory}", "{port}"), instant=True)
 
 
 @contextmanager
-def started(kinds: Sequence[Kind], below: Path | None) -> Iterator[list[Running]]:
-    """Run these servers, each in a fresh directory; end them and remove what they wrote."""
+def place(below: Path | None) -> Iterator[Path]:
+    """Make a directory for servers, and remove it with all that they wrote when all is measured."""
+    directory = Path(tempfile.mkdtemp(prefix="tusd-bench-", dir=below))
+    # Else new files lie beside those that the last run removed: see Running.clear.
+    with suppress(OSError), _opened(directory) as fd:
+        flags = struct.unpack("l", fcntl.ioctl(fd, _GET_FLAGS, struct.pack("l", 0)))[0]
+        fcntl.ioctl(fd, _SET_FLAGS, struct.pack("l", flags | _TOP_OF_TREES))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def started(kinds: Sequence[Kind], below: Path) -> Iterator[list[Running]]:
+    """Run these servers, each in a fresh directory, and end them."""
     with ExitStack() as stack:
         yield [stack.enter_context(_started(kind, below)) for kind in kinds]
 
 
 @contextmanager
-def _started(kind: Kind, below: Path | None) -> Iterator[Running]:
-    directory = Path(tempfile.mkdtemp(prefix="tusd-bench-", dir=below))
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _started(kind: Kind, below: Path) -> Iterator[Running]:
+    directory = Path(tempfile.mkdtemp(prefix=f"{kind.name}-", dir=below))
     uploads = directory / "uploads"
     uploads.mkdir()
     port = _free_port()
@@ -116,7 +147,6 @@ def _started(kind: Kind, below: Path | None) -> Iterator[Running]:
         yield running
     finally:
         _stop(process, running)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:
