@@ -191,6 +191,8 @@ class FileStore:
         with DiskErrors():
             read = self._read_journal(final_id)
             if read.upload.complete:
+                # Whoever completed it may have died before that was on the disk.
+                self.settle(final_id)
                 return read.upload
             linked = {**read.linked, **self._link_parts(read)}
             if sum(linked[part].length for part in read.upload.parts if part in linked) > most:
@@ -201,8 +203,7 @@ class FileStore:
                 lines = journal.commit_line(final, self._boot)
             elif new := linked.keys() - read.linked.keys():
                 lines = b"".join(journal.linked_line(part, linked[part]) for part in new)
-            if lines:
-                self._remember(final_id, lines)
+            self._remember(final_id, lines)
         return final
 
     def _link_parts(self, final: journal.Journal) -> dict[str, Part]:
@@ -305,16 +306,26 @@ class FileStore:
         starts = [start for _, start in upload.segments]
         return io.BufferedReader(SegmentReader(paths, [*starts, upload.offset]))
 
+    def settle(self, upload_id: str) -> None:
+        with DiskErrors(), suppress(FileNotFoundError):
+            with self._journal(upload_id).open("rb") as file:
+                self._durability.file(file.fileno())
+            self._durability.directory(self._directory)
+
     def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:
-        path = self._journal(upload_id)
-        with DiskErrors(), needed(path):
-            read = journal.parse(path.read_bytes())
+        with DiskErrors():
+            read = self._read_journal(upload_id, whole=True)
         return read.upload, read.ended
 
-    def _read_journal(self, upload_id: str) -> journal.Journal:
+    def _read_journal(self, upload_id: str, *, whole: bool = False) -> journal.Journal:
         path = self._journal(upload_id)
-        with needed(path):
-            return journal.read(path)
+        try:
+            with needed(path):
+                return journal.parse(path.read_bytes()) if whole else journal.read(path)
+        except UploadGone:
+            # Whoever wrote that may have died before it was on the disk.
+            self.settle(upload_id)
+            raise
 
     def look(self, upload_id: str) -> Upload:
         with DiskErrors():
@@ -386,7 +397,8 @@ class FileStore:
                 return False
             finally:
                 aside.unlink()
-            self._always.directory(self._results)
+                # Be it another's, who died before he did.
+                self._always.directory(self._results)
             return True
 
     def result(self, upload_id: str) -> bytes | None:

@@ -140,6 +140,12 @@ class DataStore(Protocol):
             RecordTooNew: a newer version of this program wrote it.
         """
 
+    def settle(self, upload_id: str) -> None:
+        """Bring all that was read of it so far to stable storage, before it is told any further.
+
+        Whoever wrote it may have died before that. Where nothing is left there is nothing to do.
+        """
+
     def look(self, upload_id: str) -> Upload:
         """Return the record as what lies beside the data has it, cheaply; raise as `recover`.
 

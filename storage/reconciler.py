@@ -165,6 +165,9 @@ class Reconciler:
     @redis_errors()
     def _store(self, upload: Upload, ended: Ended | None) -> bool:
         """Store a rebuilt record, unless there is one."""
+        if self._redis.exists(schema.upload_key(upload.id)):
+            return False
+        self._data.settle(upload.id)
         return bool(call(self._redis, schema.STORE, *schema.store(upload, ended, time.time())))
 
     def _raise(self, upload: Upload) -> bool:
@@ -178,6 +181,7 @@ class Reconciler:
                 return False
             # Once more: whoever had the lock may have written.
             upload, _ = self._data.recover(upload.id)
+            self._data.settle(upload.id)
             keys, args = schema.raise_to(upload, time.time(), f"{process_identity()}:{token}")
             raised = bool(call(self._redis, schema.RAISE, keys, args) == 1)
         if raised:

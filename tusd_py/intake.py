@@ -262,9 +262,10 @@ class Intake:
 
     async def _restore(self) -> None:
         """Give a Redis that was emptied meanwhile the record back, this commit included."""
-        await self._stores.info.restore(
-            *await to_thread.run_sync(self._stores.data.recover, self.upload.id)
-        )
+        data, upload_id = self._stores.data, self.upload.id
+        upload, ended = await to_thread.run_sync(data.recover, upload_id)
+        await to_thread.run_sync(data.settle, upload_id)
+        await self._stores.info.restore(upload, ended)
         self._stores.finished()
         # The lock is lost as well: the client shall ask for the offset and go on.
         raise LockLost("the record of this upload was lost and has been rebuilt")

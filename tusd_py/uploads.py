@@ -116,7 +116,13 @@ async def _catch_up(behind: RecordBehind, uploads: Uploads) -> None:
     """Give a record that Redis lost or rolled back what the journal says, for who comes next."""
     log.warning("upload.recovered", upload=behind.upload.id, offset=behind.upload.offset)
     with suppress(StorageError):
-        await uploads.info.raise_to(behind.upload)
+        await _raise(behind.upload, uploads)
+
+
+async def _raise(known: Upload, uploads: Uploads) -> None:
+    """Say in a record what its journal says, once that is on the disk."""
+    await to_thread.run_sync(uploads.data.settle, known.id)
+    await uploads.info.raise_to(known)
 
 
 async def _perform(call: Call, uploads: Uploads) -> Response:
@@ -221,6 +227,7 @@ async def _known(upload_id: str, fingerprint: str | None, uploads: Uploads) -> U
     protocol.admit_head(known, time.time())
     # Whoever created it may have died before Redis knew.
     upload = await _recovered(upload_id, uploads, lambda: _found(upload_id, uploads))
+    await to_thread.run_sync(uploads.data.settle, upload_id)
     if upload.is_behind(known):
         await uploads.info.raise_to(known)
         upload = await _found(upload_id, uploads)
@@ -387,7 +394,7 @@ async def _head(upload_id: str, call: Call, uploads: Uploads) -> Response:
     # A Redis that was rolled back would tell an offset below one that was acknowledged.
     known = await to_thread.run_sync(uploads.data.look, upload_id)
     if upload.is_behind(known):
-        await uploads.info.raise_to(known)
+        await _raise(known, uploads)
         upload = await uploads.leases.settled(upload_id)
         if upload.is_behind(known):
             raise RecordBehind(known)
@@ -506,6 +513,7 @@ async def _recovered(upload_id: str, uploads: Uploads, find: Callable[[], Awaita
         return await find()
     except UploadNotFound:
         upload, ended = await to_thread.run_sync(uploads.data.recover, upload_id)
+        await to_thread.run_sync(uploads.data.settle, upload_id)
         log.warning("upload.recovered", upload=upload_id, offset=upload.offset)
         await uploads.info.restore(upload, ended)
         return await find()

@@ -176,8 +176,8 @@ class ForgetfulDisk:
             node.stable[part] = node.content[part]
         node.dirty.clear()
 
-    def cut(self, dice: random.Random) -> None:
-        """Lose the power: what is found afterwards is partly chance."""
+    def cut(self, dice: random.Random | None) -> None:
+        """Lose the power: what is found afterwards is chance, or without dice what was synced."""
         found = {id(self.root): self.root}
         for node in self._found(found, dice):
             _settle(node, dice)
@@ -189,7 +189,7 @@ class ForgetfulDisk:
                 child.links += 1
         self.used = sum(PAGE * len(node.placed) for node in self.nodes.values())
 
-    def _found(self, found: dict[int, Node], dice: random.Random) -> Iterator[Node]:
+    def _found(self, found: dict[int, Node], dice: random.Random | None) -> Iterator[Node]:
         """Walk over what is still reachable, settling names on the way."""
         waiting = [self.root]
         while waiting:
@@ -211,17 +211,24 @@ def _apply(entries: dict[str, Node], change: dict[str, Node | None]) -> None:
             entries[name] = node
 
 
-def _settle_names(directory: Node, dice: random.Random) -> None:
+def _settle_names(directory: Node, dice: random.Random | None) -> None:
     entries = dict(directory.stable_entries)
-    kept = dice.choice([0.0, 0.0, 0.5, 1.0])
+    kept = dice.choice([0.0, 0.0, 0.5, 1.0]) if dice else 0.0
     for change in directory.changes:
-        if dice.random() < kept:
+        if dice and dice.random() < kept:
             _apply(entries, change)
     directory.entries, directory.stable_entries = entries, dict(entries)
     directory.changes.clear()
 
 
-def _settle(file: Node, dice: random.Random) -> None:
+def _settle(file: Node, dice: random.Random | None) -> None:
+    found = _survived(file, dice) if dice else file.stable
+    file.content, file.stable = found, bytearray(found)
+    file.placed = set(_pages(0, len(found)))
+    file.dirty.clear()
+
+
+def _survived(file: Node, dice: random.Random) -> bytearray:
     old, new = len(file.stable), len(file.content)
     size = dice.choice([old, new, dice.randint(old, new) if old < new else old])
     found, kept = _sized(file.stable, size), dice.choice([0.0, 0.5, 1.0])
@@ -230,9 +237,7 @@ def _settle(file: Node, dice: random.Random) -> None:
             torn = SECTOR * dice.randint(1, PAGE // SECTOR) if dice.random() < 0.3 else PAGE
             part = slice(page * PAGE, min(page * PAGE + torn, size, new))
             found[part] = file.content[part]
-    file.content, file.stable = found, bytearray(found)
-    file.placed = set(_pages(0, size))
-    file.dirty.clear()
+    return found
 
 
 def _sized(content: bytearray, size: int) -> bytearray:

@@ -36,7 +36,7 @@ _STATFS = struct.Struct("<QQQQQIIII24x")
 _MOST = 2**20
 _BIG_WRITES, _MAX_PAGES = 1 << 5, 1 << 22
 _SET_MODE, _SET_SIZE = 1, 8
-_FORGET, _BATCH_FORGET, _INTERRUPT, _DESTROY = 2, 42, 36, 38
+_FORGET, _BATCH_FORGET, _INTERRUPT, _FSYNC, _FSYNCDIR = 2, 42, 36, 20, 30
 _DETACH = 2
 
 
@@ -49,6 +49,9 @@ class Fuse:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = -1
         self._buffer = bytearray(_MOST + PAGE)
+        #: How many syncs still pass before the others wait; None for all.
+        self.passing: int | None = None
+        self.held: list[int] = []
         self._answers: dict[int, Callable[[Node, memoryview], bytes]] = {
             1: self._look_up,
             3: lambda node, _: self._attributes(node),
@@ -64,13 +67,13 @@ class Fuse:
             16: self._write,
             17: self._statfs,
             18: lambda *_: b"",
-            20: self._sync,
+            _FSYNC: self._sync,
             25: lambda *_: b"",
             26: self._init,
             27: lambda *_: struct.pack("<QII", 0, 0, 0),
             28: self._list,
             29: lambda *_: b"",
-            30: self._sync,
+            _FSYNCDIR: self._sync,
             34: lambda *_: b"",
             35: self._create,
             43: self._allocate,
@@ -109,14 +112,32 @@ class Fuse:
         if code in {_FORGET, _BATCH_FORGET, _INTERRUPT}:
             self._forget(code, number, data)
             return
+        if code in {_FSYNC, _FSYNCDIR} and self._holds():
+            self.held.append(unique)
+            return
         refused, answer = 0, b""
         try:
             answer = self._answers.get(code, _unknown)(self._node(number), data)
         except OSError as error:
             refused = error.errno or errno.EIO
+        self._respond(unique, refused, answer)
+
+    def _respond(self, unique: int, refused: int, answer: bytes = b"") -> None:
         # Whoever asked may have been killed.
         with suppress(FileNotFoundError):
             os.writev(self._fd, [_OUT.pack(_OUT.size + len(answer), -refused, unique), answer])
+
+    def _holds(self) -> bool:
+        if self.passing:
+            self.passing -= 1
+            return False
+        return self.passing is not None
+
+    def let_go(self) -> None:
+        """Hold no syncs any more; those that were held have not taken place."""
+        for unique in self.held:
+            self._respond(unique, errno.EINTR)
+        self.passing, self.held = None, []
 
     def _node(self, number: int) -> Node:
         # The first request is about no node.
@@ -251,13 +272,17 @@ def obey(disk: ForgetfulDisk, fuse: Fuse, order: dict[str, Any]) -> dict[str, An
     match order:
         case {"cut": seed}:
             fuse.unmount()
-            disk.cut(random.Random(seed))  # noqa: S311  no secret
+            disk.cut(None if seed is None else random.Random(seed))  # noqa: S311  no secret
             fuse.mount()
         case {"capacity": capacity}:
             disk.capacity = capacity
         case {"fail": number, "times": times}:
             disk.failing = [number] * times
-    return {"used": disk.used, "failing": len(disk.failing)}
+        case {"hold": passing}:
+            fuse.passing = passing
+        case {"let_go": _}:
+            fuse.let_go()
+    return {"used": disk.used, "failing": len(disk.failing), "held": len(fuse.held)}
 
 
 def main() -> None:

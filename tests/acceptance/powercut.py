@@ -32,8 +32,8 @@ class Disk:
         )
         self._answer()
 
-    def cut(self, seed: int) -> None:
-        """Lose the power; what nobody synced is kept or lost as the seed has it.
+    def cut(self, seed: int | None) -> None:
+        """Lose the power; what nobody synced is kept or lost as the seed has it, lost with None.
 
         Whoever still has something open there finds it gone.
         """
@@ -46,6 +46,19 @@ class Disk:
     def fail_syncs(self, times: int) -> None:
         """Let the next syncs of files fail, and lose what they should have kept."""
         self._order(fail=errno.EIO, times=times)
+
+    def hold_syncs(self, passing: int) -> None:
+        """Let so many syncs pass, and those behind them wait."""
+        self._order(hold=passing)
+
+    def let_go(self) -> None:
+        """Hold no syncs any more; those that were held have not taken place."""
+        self._order(let_go=1)
+
+    @property
+    def held(self) -> int:
+        """Tell how many syncs wait."""
+        return int(self._order()["held"])
 
     @property
     def failing(self) -> int:
@@ -61,7 +74,7 @@ class Disk:
         """Take the disk away, with all that is on it."""
         self._process.communicate(timeout=60)
 
-    def _order(self, **order: int) -> dict[str, Any]:
+    def _order(self, **order: int | None) -> dict[str, Any]:
         assert self._process.stdin
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()

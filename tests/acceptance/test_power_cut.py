@@ -6,9 +6,11 @@ import errno
 import os
 import random
 import shutil
+import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
@@ -19,13 +21,14 @@ from tests.acceptance.crowd import Crowd, assert_each_ran_once
 from tests.acceptance.forgetful import PAGE, ForgetfulDisk
 from tests.acceptance.powercut import Disk, mounted
 from tests.acceptance.process import Server, Site, eventually, is_dead, new_directory
-from tests.acceptance.raw import Tus
+from tests.acceptance.raw import TUS, Connection, Tus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SEEDS = range(40)
+OTHER_KEY = {"Idempotency-Key": "of another creation"}
 
 
 @pytest.fixture
@@ -189,6 +192,49 @@ def test_nothing_acknowledged_is_lost_by_power_cuts_for_minutes() -> None:
         seed += 1
 
 
+class Interrupted:
+    """A server that is killed in a sync, with a Redis that outlives it."""
+
+    def __init__(self, disk: Disk, site: Site, redis: Embedded) -> None:
+        site.uploads = disk.place / "data"
+        self._disk = disk
+        self._site = site
+        self._redis = redis
+        self._server = site.serve()
+        self.tus = Tus(self._server.port)
+
+    @contextmanager
+    def killed(self, *, behind: int) -> Iterator[None]:
+        """Kill it in a sync that never takes place, behind so many that do; start it again."""
+        self._disk.hold_syncs(passing=behind)
+        with suppress(ConnectionError):
+            yield
+        eventually(lambda: self._disk.held, "sync that waits")
+        self._server.signal(signal.SIGKILL)
+        self._disk.let_go()
+        self._server.wait()
+        self._server = self._site.serve(port=self._server.port)
+
+    def empty_redis(self) -> None:
+        with Redis.from_url(self._redis.url) as client:
+            client.flushall()
+
+    def lose_power(self) -> None:
+        """Lose all that was not synced, and all that Redis had; start again."""
+        self._server.kill9()
+        self._disk.cut(None)
+        self.empty_redis()
+        self._server = self._site.serve(port=self._server.port)
+
+
+@pytest.fixture
+def interrupted(disk: Disk, new_site: Callable[..., Site]) -> Iterator[Interrupted]:
+    with Embedded(new_site().directory / "redis") as redis:
+        site = new_site(REDIS_URL=redis.url)
+        yield Interrupted(disk, site, redis)
+        site.close()
+
+
 def test_a_server_cut_off_at_its_very_start_finds_its_redis_again(
     disk: Disk, new_site: Callable[..., Site]
 ) -> None:
@@ -196,12 +242,53 @@ def test_a_server_cut_off_at_its_very_start_finds_its_redis_again(
     with Embedded(new_site().directory / "redis") as embedded:
         site = new_site(REDIS_URL=embedded.url)
         site.uploads = disk.place / "data"
-        for seed in range(1, 4):
-            starting = site.begin_to_serve()
-            with Redis.from_url(embedded.url) as client:
-                eventually(lambda: client.exists(schema.MARKER), "marker in Redis")
-            starting.kill9()
-            disk.cut(seed)
+        starting = site.begin_to_serve()
+        with Redis.from_url(embedded.url) as client:
+            eventually(lambda: client.exists(schema.MARKER), "marker in Redis")
+        starting.kill9()
+        disk.cut(None)
         tus = Tus(site.serve().port)
         assert tus.offset(tus.upload(b"as before")) == 9
         site.close()
+
+
+@pytest.mark.parametrize("redis_emptied", [False, True])
+def test_an_offset_that_a_dead_server_did_not_sync_is_synced_before_it_is_told(
+    interrupted: Interrupted, *, redis_emptied: bool
+) -> None:
+    tus = interrupted.tus
+    path = tus.create(300)
+    assert tus.patch(path, 0, b"a" * 100).offset == 100
+    # The data are synced, the line that counts them is not.
+    with interrupted.killed(behind=1), tus.begin_patch(path, 100, 100) as connection:
+        connection.send(b"b" * 100)
+    if redis_emptied:
+        interrupted.empty_redis()
+    told = tus.offset(path)
+    interrupted.lose_power()
+    assert tus.offset(path) >= told >= 100
+
+
+def test_a_removal_that_a_dead_server_did_not_sync_is_synced_before_it_is_told(
+    interrupted: Interrupted,
+) -> None:
+    tus = interrupted.tus
+    path = tus.create(300)
+    with interrupted.killed(behind=0), Connection(tus.port) as connection:
+        connection.begin("DELETE", path, TUS)
+    told = tus.head(path).status
+    interrupted.lose_power()
+    assert told == tus.head(path).status == 410
+
+
+def test_a_creation_with_a_key_that_a_dead_server_did_not_sync_is_synced_before_it_is_told(
+    interrupted: Interrupted,
+) -> None:
+    headers = {**TUS, "Upload-Length": "300", "Idempotency-Key": "named by its client"}
+    # Of another one, so that all there is to make for keys is made.
+    assert interrupted.tus.request("POST", "/files/", headers | OTHER_KEY).status == 201
+    with interrupted.killed(behind=1), Connection(interrupted.tus.port) as connection:
+        connection.begin("POST", "/files/", headers)
+    answer = interrupted.tus.request("POST", "/files/", headers)
+    interrupted.lose_power()
+    assert interrupted.tus.offset(urlsplit(answer.headers["location"]).path) == 0
