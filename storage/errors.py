@@ -52,6 +52,10 @@ class StorageFull(StorageError):
     """The disk has no room."""
 
 
+class NoRoom(StorageFull):
+    """The disk has too little room for another upload; the sentence says how much is free."""
+
+
 class DiskFailed(StorageError):
     """The disk does not do its work; it may be one file of one upload, or all of it."""
 

@@ -24,6 +24,7 @@ from storage import journal
 from storage.durability import PerRequest, sync_way
 from storage.errors import (
     DiskFailed,
+    NoRoom,
     RecordBehind,
     UploadExists,
     UploadGone,
@@ -59,6 +60,7 @@ class FileStore:
         and their results always.
         """
         self._directory = directory
+        self._reserve = reserve
         self._room = Room(reserve)
         self._always = PerRequest()
         self._durability = durability or self._always
@@ -120,6 +122,9 @@ class FileStore:
     def begin(self, upload: Upload) -> FileWriter:
         opened = journal.opened_line(upload, self._boot, secrets.token_hex(8))
         lines = journal.first_lines(upload, self._boot) + opened
+        free = self.free_bytes()
+        if free < self._reserve:
+            raise NoRoom(f"the disk has no room: {free} bytes are free")
         # Names as text: this is on the way of every small upload.
         path = f"{self._directory}/{upload.id}"
         with DiskErrors():

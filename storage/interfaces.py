@@ -189,8 +189,8 @@ class DataStore(Protocol):
 class InfoStore(Protocol):
     """Keep records where every process reads them fast. Raises StoreUnavailable throughout."""
 
-    async def create(self, upload: Upload, lock: Lock | None = None) -> bool:
-        """Store a new record and its job, uploading, held by `lock`; False: it was there before."""
+    async def create(self, upload: Upload, lock: Lock | None = None) -> None:
+        """Store a new record and its job, uploading; `lock` holds it from then on."""
 
     async def restore(self, upload: Upload, ended: Ended | None) -> None:
         """Store a record rebuilt from the data store, unless there is one by now."""

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from anyio import to_thread
 
-from storage.errors import StorageError, UploadLocked
+from storage.errors import StorageError, UploadLocked, UploadNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import Awaitable, Callable
 
     from storage.interfaces import DataStore, Lock, Locker, Writer
     from storage.upload import Upload
@@ -50,13 +50,13 @@ class Lease:
     holder shall flush, commit and let go.
     """
 
-    def __init__(self, lock: Lock, data: DataStore) -> None:
-        """Hold what `lock` stands for."""
+    def __init__(self, lock: Lock, data: DataStore, writer: Writer | None = None) -> None:
+        """Hold what `lock` stands for, with what is open of it already."""
         self.upload = lock.upload
         self.stop = asyncio.Event()
         self.lock = lock
         self._data = data
-        self._writer: Writer | None = None
+        self._writer = writer
         self._discarded = False
 
     async def writer(self) -> Writer:
@@ -73,6 +73,10 @@ class Lease:
     async def _open(self) -> None:
         self._writer = await to_thread.run_sync(self._data.open, self.upload)
         self.upload = self._writer.upload
+
+    @property
+    def discarded(self) -> bool:
+        return self._discarded
 
     def discard(self) -> None:
         """Keep nothing of it once the holder lets go."""
@@ -95,19 +99,30 @@ class Lease:
         at_hand = self._writer is not None and self._writer.upload == self.upload
         return at_hand and self.ours and not self._discarded and not self.upload.complete
 
-    async def undisturbed(self) -> bool:
+    def undisturbed(self) -> bool:
         """Tell whether `upload` is still what the data store says."""
-        if self._writer is None:
-            return False
         try:
-            return await to_the_end(to_thread.run_sync(self._writer.undisturbed))
+            # Two calls on an open file whose page is in memory.
+            return self._writer is not None and self._writer.undisturbed()
         except StorageError:
             return False
 
+    async def commit(self, upload: Upload) -> None:
+        """Commit what was written, to the end whatever happens meanwhile. Raises as the writer."""
+        writer = await self.writer()
+        if self._data.prompt:
+            writer.commit(upload)
+        else:
+            await run_to_the_end(writer.commit, upload)
+
     async def close(self) -> None:
         """Let go of the files."""
-        if self._writer is not None:
-            await to_thread.run_sync(self._writer.close)
+        if self._writer is None:
+            return
+        if self._data.prompt:
+            self._writer.close()
+        else:
+            await run_to_the_end(self._writer.close)
 
 
 @dataclass(slots=True, eq=False)
@@ -137,41 +152,48 @@ class Leases:
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._closing = False
 
-    @asynccontextmanager
-    async def hold(self, upload_id: str) -> AsyncIterator[Lease]:
-        """Hold the upload, asking who has it to let go.
+    def hold(
+        self, upload_id: str, mend: Callable[[str], Awaitable[None]] | None = None
+    ) -> _Holding:
+        """Hold the upload, asking who has it to let go; `mend` is to find a record that is missing.
 
         Raises:
             UploadNotFound: there is no record.
             UploadLocked: the holder did not let go in time.
             StoreUnavailable: the lock service does not answer.
         """
-        async with self._turn(upload_id) as place:
-            lease = await self._at_hand(upload_id) or await self._take(upload_id)
-            place.held = lease
-            # Who waits is newer.
-            if place.waiting or self._closing or not lease.ours:
-                lease.stop.set()
-            try:
-                yield lease
-            except BaseException:
+        return _Holding(self, upload_id, partial(self._have, mend))
+
+    def create(self, upload: Upload, announce: Callable[[Lock], Awaitable[None]]) -> _Holding:
+        """Create the upload and hold it from its first moment on; its id is nobody else's.
+
+        `announce` stores the record with the lock. Raises what it raises, and as DataStore.begin.
+        """
+        return _Holding(self, upload.id, partial(self._begin, upload, announce))
+
+    async def known(self, upload_id: str) -> Upload | None:
+        """Return the record as only this process can have changed it, or None: another one may.
+
+        Who writes it here is asked to let go.
+        """
+        if upload_id not in self._kept and upload_id not in self._places:
+            return None
+        place = await self.enter(upload_id)
+        try:
+            lease = await self._at_hand(upload_id)
+            if lease is None:
+                return None
+            if not lease.undisturbed():
                 lease.discard()
-                raise
-            finally:
-                place.held = None
-                await self._put_away(lease)
+            await self.put_away(lease)
+            return None if lease.discarded else lease.upload
+        finally:
+            self.leave(upload_id, place)
 
     async def settled(self, upload_id: str) -> Upload:
         """Return the record once nobody writes it, asking who does to let go. Raises as `hold`."""
-        async with self._turn(upload_id):
-            if lease := await self._at_hand(upload_id):
-                try:
-                    if await lease.undisturbed():
-                        return lease.upload
-                    lease.discard()
-                finally:
-                    await self._put_away(lease)
-            return await self._locker.settled(upload_id)
+        upload = await self.known(upload_id)
+        return upload or await self._locker.settled(upload_id)
 
     def stop_all(self) -> None:
         """Keep nothing from now on and ask every holder to let go: the process shuts down."""
@@ -185,26 +207,46 @@ class Leases:
             async with asyncio.timeout(_AT_THE_END):
                 while self._places or self._leaving:
                     for upload_id in list(self._places):
-                        async with self._turn(upload_id):
-                            pass
+                        self.leave(upload_id, await self.enter(upload_id))
                     if self._leaving:
                         await asyncio.wait(self._leaving.values())
 
-    @asynccontextmanager
-    async def _turn(self, upload_id: str) -> AsyncIterator[_Place]:
+    async def enter(self, upload_id: str) -> _Place:
         """Queue behind the other requests of this process; the one that writes is asked to stop."""
-        place = self._places.setdefault(upload_id, _Place())
+        place = self._places.get(upload_id)
+        if place is None:
+            place = self._places[upload_id] = _Place()
         place.guests += 1
         try:
-            await _queue(place)
-            try:
-                yield place
-            finally:
-                place.turn.release()
-        finally:
-            place.guests -= 1
-            if not place.guests:
-                del self._places[upload_id]
+            if place.guests == 1:
+                await place.turn.acquire()
+            else:
+                await _queue(place)
+        except BaseException:
+            self._depart(upload_id, place)
+            raise
+        return place
+
+    def leave(self, upload_id: str, place: _Place) -> None:
+        """Let the next one in."""
+        place.turn.release()
+        self._depart(upload_id, place)
+
+    def _depart(self, upload_id: str, place: _Place) -> None:
+        place.guests -= 1
+        if not place.guests:
+            del self._places[upload_id]
+
+    async def _have(self, mend: Callable[[str], Awaitable[None]] | None, upload_id: str) -> Lease:
+        if lease := await self._at_hand(upload_id):
+            return lease
+        try:
+            return await self._take(upload_id)
+        except UploadNotFound:
+            if mend is None:
+                raise
+            await mend(upload_id)
+            return await self._take(upload_id)
 
     async def _at_hand(self, upload_id: str) -> Lease | None:
         """Take out what was kept, if it still is ours."""
@@ -220,6 +262,28 @@ class Leases:
         lease.begin_again()
         return lease
 
+    async def _begin(
+        self, upload: Upload, announce: Callable[[Lock], Awaitable[None]], upload_id: str
+    ) -> Lease:
+        writer = self._data.begin(upload) if self._data.prompt else await self._begun(upload)
+        lock = self._locker.grant(upload, partial(self._asked, upload_id))
+        lease = Lease(lock, self._data, writer)
+        try:
+            await announce(lease.lock)
+        except BaseException:
+            await to_the_end(self._end(lease))
+            raise
+        return lease
+
+    async def _begun(self, upload: Upload) -> Writer:
+        begun = asyncio.get_running_loop().run_in_executor(None, self._data.begin, upload)
+        try:
+            return await to_the_end(begun)
+        except asyncio.CancelledError:
+            if not begun.cancelled() and begun.exception() is None:
+                begun.result().close()
+            raise
+
     async def _take(self, upload_id: str) -> Lease:
         lock = await self._locker.take(upload_id, partial(self._asked, upload_id))
         return Lease(lock, self._data)
@@ -230,7 +294,14 @@ class Leases:
             place.held.stop.set()
         self._let_go(upload_id)
 
-    async def _put_away(self, lease: Lease) -> None:
+    def tell(self, place: _Place, lease: Lease) -> None:
+        """Ask a lease that was just had to end, if it must: who waits is newer."""
+        place.held = lease
+        if place.waiting or self._closing or not lease.ours:
+            lease.stop.set()
+
+    async def put_away(self, lease: Lease) -> None:
+        """Keep it for the next request, or let go of it."""
         if not lease.worth_keeping or self._closing:
             await to_the_end(self._end(lease))
             return
@@ -263,6 +334,40 @@ class Leases:
             await self._locker.release(lease.lock)
 
 
+class _Holding:
+    """Hold an upload as long as it is entered (an asynchronous context manager)."""
+
+    __slots__ = ("_have", "_lease", "_leases", "_place", "_upload_id")
+    _place: _Place
+    _lease: Lease
+
+    def __init__(
+        self, leases: Leases, upload_id: str, have: Callable[[str], Awaitable[Lease]]
+    ) -> None:
+        self._leases = leases
+        self._upload_id = upload_id
+        self._have = have
+
+    async def __aenter__(self) -> Lease:
+        self._place = await self._leases.enter(self._upload_id)
+        try:
+            self._lease = await self._have(self._upload_id)
+        except BaseException:
+            self._leases.leave(self._upload_id, self._place)
+            raise
+        self._leases.tell(self._place, self._lease)
+        return self._lease
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._lease.discard()
+        self._place.held = None
+        try:
+            await self._leases.put_away(self._lease)
+        finally:
+            self._leases.leave(self._upload_id, self._place)
+
+
 async def _queue(place: _Place) -> None:
     place.waiting += 1
     if place.held is not None:
@@ -274,6 +379,14 @@ async def _queue(place: _Place) -> None:
         raise UploadLocked("another request writes this upload and does not let go") from None
     finally:
         place.waiting -= 1
+
+
+async def run_to_the_end(step: Callable[..., T], *args: Any) -> T:
+    """Run a step in a thread; a request that is cancelled meanwhile waits until it has ended.
+
+    Nobody may close a file, or let go of an upload, under a system call that still runs.
+    """
+    return await to_the_end(asyncio.get_running_loop().run_in_executor(None, step, *args))
 
 
 async def to_the_end(step: Awaitable[T]) -> T:

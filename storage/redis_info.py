@@ -44,9 +44,9 @@ class RedisInfoStore:
         """Use a client that decodes responses."""
         self._redis = redis
 
-    async def create(self, upload: Upload, lock: Lock | None = None) -> bool:
+    async def create(self, upload: Upload, lock: Lock | None = None) -> None:
         built = schema.store(upload, None, time.time(), lock.value if lock else "")
-        return bool(await call(self._redis, schema.STORE, *built))
+        await call(self._redis, schema.STORE, *built)
 
     async def restore(self, upload: Upload, ended: Ended | None) -> None:
         await call(self._redis, schema.STORE, *schema.store(upload, ended, time.time()))

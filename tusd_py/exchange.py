@@ -7,23 +7,19 @@ extensions, and does without elsewhere.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
-from anyio import to_thread
-
+from storage.leases import run_to_the_end
 from tusd_py.headers import Headers
 from tusd_py.protocol import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from starlette.types import Receive, Scope, Send
 
     from storage.interfaces import Sink
-
-T = TypeVar("T")
 
 # Seconds after which bytes that trickle in are handed on, so that progress shows and a crash
 # costs a slow client little.
@@ -43,21 +39,6 @@ _TURNS = 4
 INFORMATIONAL = "http.response.informational"
 CUT = "tusd.http.cut"
 TRAILERS = "tusd.http.request.trailers"
-
-
-async def run_to_the_end(step: Callable[..., T], *args: Any) -> T:
-    """Run a step in a thread; a request that is cancelled meanwhile waits until it has ended.
-
-    Nobody may close a file, or let go of an upload, under a system call that still runs.
-    """
-    task = asyncio.create_task(to_thread.run_sync(step, *args))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        raise
 
 
 class BodyEnd(Enum):
@@ -185,7 +166,8 @@ class AsgiExchange:
             elif end is None and self._ended:
                 end = self._end
             if gathered >= self._chunk_size or end is not None:
-                await run_to_the_end(sink.write, batch)
+                if not sink.take(batch):
+                    await run_to_the_end(sink.write, batch)
                 batch, gathered = [], 0
         return end
 

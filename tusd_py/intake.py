@@ -15,7 +15,7 @@ from anyio import to_thread
 from storage.errors import LockLost, StorageError, UploadNotFound
 from tusd_py import fields
 from tusd_py.checksum import DigestingSink, new_digest
-from tusd_py.exchange import BodyEnd, run_to_the_end
+from tusd_py.exchange import BodyEnd
 from tusd_py.protocol import Code, ProtocolError
 from tusd_py.resumable import Problem, ProblemError, check_complete
 from tusd_py.sniff import HEAD_SIZE, looks_like_video
@@ -249,9 +249,9 @@ class Intake:
     async def _store(self, upload: Upload) -> None:
         stores = self._stores
         upload = replace(upload, expires_at=time.time() + stores.limits.expiration)
-        await run_to_the_end(self._writer.commit, upload)
+        await self._lease.commit(upload)
         try:
-            await stores.info.commit(upload, speed=self._speed(upload))
+            await stores.info.commit(upload, speed=self._speed(upload), lock=self._lease.lock)
         except UploadNotFound:
             await self._restore()
         # Not before: a refusal tells how far the upload is.

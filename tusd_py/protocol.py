@@ -355,4 +355,6 @@ _STORAGE_CODES: dict[type[storage_errors.StorageError], Code] = {
 
 def as_protocol_error(error: storage_errors.StorageError) -> ProtocolError:
     """Say in the protocol's terms what went wrong in a store; its inner words stay in the log."""
+    if isinstance(error, storage_errors.NoRoom):
+        return ProtocolError(Code.STORAGE_FULL, str(error))
     return ProtocolError(_STORAGE_CODES.get(type(error), Code.UNAVAILABLE))

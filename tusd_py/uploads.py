@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
@@ -21,9 +22,10 @@ from tusd_py.jobs import JobStatus
 from tusd_py.protocol import IETF, TUS, Code, ProtocolError, Response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from storage.interfaces import DataStore, InfoStore
+    from storage.interfaces import DataStore, InfoStore, Lock
     from storage.leases import Lease, Leases
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
@@ -152,6 +154,16 @@ async def _create(action: Create, call: Call, uploads: Uploads) -> Response:
         repr_digest=action.repr_digest,
         fingerprint=_fingerprint(action, call),
     )
+    if action.key is not None:
+        return await _create_with_key(action, upload, call, uploads)
+    upload = replace(upload, token=1)
+    creation = uploads.leases.create(upload, partial(_announce, upload, uploads))
+    return await _take_first_body(action, upload, creation, call, uploads)
+
+
+async def _create_with_key(
+    action: Create, upload: Upload, call: Call, uploads: Uploads
+) -> Response:
     known = await _known(upload.id, upload.fingerprint, uploads)
     if known is None:
         await _check_room(uploads)
@@ -162,13 +174,11 @@ async def _create(action: Create, call: Call, uploads: Uploads) -> Response:
             known = await _known(upload.id, upload.fingerprint, uploads)
     if known is not None:
         return await _create_again(action, known, call, uploads)
-    await _announce(upload, uploads)
+    await uploads.info.create(upload)
     log.info("upload.created", upload=upload.id, length=upload.length)
     if not action.body and upload.length != 0:
-        return call.speaker.created(
-            upload, call.location(upload), uploads.limits, now, body=action.body
-        )
-    return await _take_first_body(action, upload, call, uploads)
+        return await _created(upload, action, call, uploads)
+    return await _take_first_body(action, upload, _hold(upload.id, uploads), call, uploads)
 
 
 async def _new_id(action: Create | Concatenate, uploads: Uploads) -> str:
@@ -190,15 +200,15 @@ def _fingerprint(action: Create | Concatenate, call: Call) -> str | None:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-async def _announce(upload: Upload, uploads: Uploads) -> None:
-    """Let Redis know of an upload that was created on disk."""
+async def _announce(upload: Upload, uploads: Uploads, lock: Lock) -> None:
+    """Let Redis know of an upload that was created on disk, and who holds it."""
     try:
-        await uploads.info.create(upload)
+        await uploads.info.create(upload, lock)
     except StorageError:
-        if upload.fingerprint is None:
-            # Nobody knows of it; but a Redis that only was slow may still store the record.
-            await to_thread.run_sync(uploads.data.remove, upload.id)
+        # Nobody knows of it; but a Redis that only was slow may still store the record.
+        await to_thread.run_sync(uploads.data.remove, upload.id)
         raise
+    log.info("upload.created", upload=upload.id, length=upload.length)
 
 
 async def _create_again(action: Create, upload: Upload, call: Call, uploads: Uploads) -> Response:
@@ -208,7 +218,7 @@ async def _create_again(action: Create, upload: Upload, call: Call, uploads: Upl
         return await _created(upload, action, call, uploads)
     if not action.body and upload.length != 0:
         return await _created(upload, action, call, uploads)
-    return await _take_first_body(action, upload, call, uploads)
+    return await _take_first_body(action, upload, _hold(upload.id, uploads), call, uploads)
 
 
 async def _known(upload_id: str, fingerprint: str | None, uploads: Uploads) -> Upload | None:
@@ -244,27 +254,37 @@ async def _found(upload_id: str, uploads: Uploads) -> Upload:
 
 
 async def _take_first_body(
-    action: Create, upload: Upload, call: Call, uploads: Uploads
+    action: Create,
+    upload: Upload,
+    holding: AbstractAsyncContextManager[Lease],
+    call: Call,
+    uploads: Uploads,
 ) -> Response:
     """Take what came with the creation; an upload that the client cannot use is not left."""
     try:
-        return await _take_it(action, upload, call, uploads)
+        return await _take_it(action, upload, holding, call, uploads)
     except StorageError:
-        if call.speaker.name == TUS and upload.fingerprint is None:
+        if call.upload is not None and call.speaker.name == TUS and upload.fingerprint is None:
             # Nobody was told of it, and its bytes may be what fills the disk.
             with suppress(StorageError):
                 await _remove(upload, uploads)
         raise
 
 
-async def _take_it(action: Create, upload: Upload, call: Call, uploads: Uploads) -> Response:
-    call.upload = upload
-    interim = call.speaker.interim(upload, call.location(upload), uploads.limits, time.time())
-    if interim is not None:
-        await call.exchange.interim(interim)
-    async with _hold(upload.id, uploads) as lease:
-        if lease.upload.complete:
+async def _take_it(
+    action: Create,
+    upload: Upload,
+    holding: AbstractAsyncContextManager[Lease],
+    call: Call,
+    uploads: Uploads,
+) -> Response:
+    async with holding as lease:
+        call.upload = upload
+        if lease.upload.complete or not (action.body or upload.length == 0):
             return await _created(lease.upload, action, call, uploads)
+        interim = call.speaker.interim(upload, call.location(upload), uploads.limits, time.time())
+        if interim is not None:
+            await call.exchange.interim(interim)
         # A body that is sent again begins with what is here already.
         skip = lease.upload.offset if action.body else 0
         intake = Intake(lease, action, call.speaker, uploads.stores)
@@ -390,6 +410,17 @@ async def _check_room(uploads: Uploads) -> None:
 
 
 async def _head(upload_id: str, call: Call, uploads: Uploads) -> Response:
+    upload = await uploads.leases.known(upload_id)
+    if upload is None:
+        upload = await _settled(upload_id, uploads)
+    protocol.admit_head(upload, time.time())
+    if call.speaker.name == TUS and _is_filled(upload):
+        upload = await _complete(upload_id, call, uploads)
+    return call.speaker.stands_at(upload, uploads.limits, time.time())
+
+
+async def _settled(upload_id: str, uploads: Uploads) -> Upload:
+    """Return the record once nobody writes the upload, which may be in another process."""
     upload = await _recovered(upload_id, uploads, lambda: uploads.leases.settled(upload_id))
     # A Redis that was rolled back would tell an offset below one that was acknowledged.
     known = await to_thread.run_sync(uploads.data.look, upload_id)
@@ -398,12 +429,7 @@ async def _head(upload_id: str, call: Call, uploads: Uploads) -> Response:
         upload = await uploads.leases.settled(upload_id)
         if upload.is_behind(known):
             raise RecordBehind(known)
-    if upload.waiting:
-        upload = replace(upload, length=known.length)
-    protocol.admit_head(upload, time.time())
-    if call.speaker.name == TUS and _is_filled(upload):
-        upload = await _complete(upload_id, call, uploads)
-    return call.speaker.stands_at(upload, uploads.limits, time.time())
+    return replace(upload, length=known.length) if upload.waiting else upload
 
 
 def _is_filled(upload: Upload) -> bool:
@@ -497,14 +523,16 @@ async def _hand_on(part_id: str, uploads: Uploads) -> None:
             await to_thread.run_sync(uploads.data.assemble, final_id, uploads.limits.max_size)
 
 
-@asynccontextmanager
-async def _hold(upload_id: str, uploads: Uploads) -> AsyncIterator[Lease]:
-    async with AsyncExitStack() as stack:
-        yield await _recovered(
-            upload_id,
-            uploads,
-            lambda: stack.enter_async_context(uploads.leases.hold(upload_id)),
-        )
+def _hold(upload_id: str, uploads: Uploads) -> AbstractAsyncContextManager[Lease]:
+    return uploads.leases.hold(upload_id, partial(_recover, uploads))
+
+
+async def _recover(uploads: Uploads, upload_id: str) -> None:
+    """Rebuild a record that Redis has lost from the data store."""
+    upload, ended = await to_thread.run_sync(uploads.data.recover, upload_id)
+    await to_thread.run_sync(uploads.data.settle, upload_id)
+    log.warning("upload.recovered", upload=upload_id, offset=upload.offset)
+    await uploads.info.restore(upload, ended)
 
 
 async def _recovered(upload_id: str, uploads: Uploads, find: Callable[[], Awaitable[T]]) -> T:
@@ -512,8 +540,5 @@ async def _recovered(upload_id: str, uploads: Uploads, find: Callable[[], Awaita
     try:
         return await find()
     except UploadNotFound:
-        upload, ended = await to_thread.run_sync(uploads.data.recover, upload_id)
-        await to_thread.run_sync(uploads.data.settle, upload_id)
-        log.warning("upload.recovered", upload=upload_id, offset=upload.offset)
-        await uploads.info.restore(upload, ended)
+        await _recover(uploads, upload_id)
         return await find()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from storage.errors import StorageFull
+from storage.leases import run_to_the_end
 from tusd_py import exchange
-from tusd_py.exchange import AsgiExchange, BodyEnd, run_to_the_end
+from tusd_py.exchange import AsgiExchange, BodyEnd
 from tusd_py.protocol import Response
 
 if TYPE_CHECKING:
