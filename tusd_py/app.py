@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,8 +13,6 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -26,11 +25,14 @@ from storage.leases import Leases
 from storage.redis_info import RedisInfoStore
 from storage.redis_jobs import RedisJobs
 from storage.redis_locker import RedisLocker, end
+from storage.redis_wire import RedisWire
 from tusd_py import protocol, resumable
+from tusd_py.cors import Cors
 from tusd_py.dispatch import Dispatcher
 from tusd_py.download import Downloads
 from tusd_py.exchange import AsgiExchange
 from tusd_py.jobs import Jobs
+from tusd_py.native import Front
 from tusd_py.origin import Origin, TrustedPeers
 from tusd_py.protocol import IETF, TUS, Limits, ProtocolError
 from tusd_py.resumable import Dialect
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
     from tusd_py.headers import Headers
+    from tusd_py.native import Handle, NativeExchange
     from tusd_py.origin import Reach
     from tusd_py.protocol import Speaker
 
@@ -54,36 +57,12 @@ if TYPE_CHECKING:
 _CONNECT = 1.0
 _ANSWER = 3.0
 _CONNECTIONS = 64
+# What GET and OPTIONS ask is no haste.
+_NATIVE = frozenset({b"POST", b"PUT", b"PATCH", b"HEAD", b"DELETE"})
+# How many steps that wait for a disk go on at once.
+_THREADS = 32
 # What a request of the drafts' final form need not mark as its own.
 _LEFT_OPEN = frozenset({"HEAD", "DELETE"})
-# Every header of ours that a page may want to read; a browser hides the others.
-EXPOSED = (
-    "Accept-Patch",
-    "Accept-Ranges",
-    "Allow",
-    "Content-Disposition",
-    "Content-Location",
-    "Content-Range",
-    "ETag",
-    "Location",
-    "Repr-Digest",
-    "Retry-After",
-    "Tus-Checksum-Algorithm",
-    "Tus-Extension",
-    "Tus-Max-Size",
-    "Tus-Resumable",
-    "Tus-Version",
-    "Upload-Complete",
-    "Upload-Concat",
-    "Upload-Defer-Length",
-    "Upload-Draft-Interop-Version",
-    "Upload-Expires",
-    "Upload-Incomplete",
-    "Upload-Length",
-    "Upload-Limit",
-    "Upload-Metadata",
-    "Upload-Offset",
-)
 
 
 class Files:
@@ -104,13 +83,42 @@ class Files:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry out one request."""
         upload_id = scope["path_params"].get("upload_id", "").rstrip("/") or None
-        method, exchange = scope["method"], self._exchange(scope, receive, send)
+        exchange = self._exchange(scope, receive, send)
         reach = self._origin.of(scope, exchange.headers)
-        speaker = await self._speaker(method, upload_id, exchange.headers, reach)
-        if method == "GET" and speaker.name == TUS and upload_id and self._downloads:
+        speaker = await self._speaker(scope["method"], upload_id, exchange.headers, reach)
+        if scope["method"] == "GET" and speaker.name == TUS and upload_id and self._downloads:
             download = await self._downloads.download(Request(scope))
             await download(scope, receive, send)
             return
+        await self._carry_out(scope["method"], upload_id, exchange, reach, speaker)
+
+    def find(self, method: bytes, target: bytes) -> Handle | None:
+        """Return what carries out a request without a detour by the routes (native.Front)."""
+        path = self._origin.creation_path.encode()
+        if method not in _NATIVE or not target.startswith(path):
+            return None
+        rest = target[len(path) :]
+        if rest in {b"", b"/"}:
+            return partial(self._carry_native, None)
+        name = rest[1:].decode("ascii", "replace")
+        if rest[:1] != b"/" or not protocol.is_upload_id(name):
+            return None
+        return partial(self._carry_native, name)
+
+    async def _carry_native(self, upload_id: str | None, exchange: NativeExchange) -> None:
+        method = exchange.scope["method"]
+        reach = self._origin.of(exchange.scope, exchange.headers)
+        speaker = await self._speaker(method, upload_id, exchange.headers, reach)
+        await self._carry_out(method, upload_id, exchange, reach, speaker)
+
+    async def _carry_out(
+        self,
+        method: str,
+        upload_id: str | None,
+        exchange: Exchange,
+        reach: Reach,
+        speaker: Speaker,
+    ) -> None:
         try:
             action = speaker.parse(method, upload_id, exchange.headers)
         except ProtocolError as error:
@@ -199,8 +207,9 @@ def create_app(settings: Settings) -> Starlette:
         settings.durability_interval_bytes,
     )
     data = FileStore(settings.upload_dir, settings.min_free_bytes, flushed)
-    info = RedisInfoStore(redis)
-    locker = RedisLocker(redis)
+    wire = RedisWire(url)
+    info = RedisInfoStore(wire)
+    locker = RedisLocker(redis, wire)
     leases = Leases(locker, data)
     outbox = RedisJobs.connect(url, data, settings)
     dispatcher = Dispatcher(outbox, embedded.start if embedded else lambda: None)
@@ -224,12 +233,15 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await to_thread.run_sync(data.prepare)
+        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
+        asyncio.get_running_loop().set_default_executor(threads)
         tasks = [asyncio.create_task(locker.run()), asyncio.create_task(dispatcher.run())]
         try:
             yield
         finally:
             await leases.aclose()
             await end(*tasks)
+            await wire.aclose()
             await redis.aclose()
             if embedded:
                 await to_thread.run_sync(embedded.close)
@@ -243,6 +255,7 @@ def create_app(settings: Settings) -> Starlette:
     files = Files(uploads, downloads, origin, exchange)
     jobs = Jobs(info, data)
     probes = Probes(data, outbox, settings.min_free_bytes)
+    cors = Cors(settings.cors_origins)
     app = Starlette(
         routes=[
             Route(origin.creation_path, files),
@@ -253,28 +266,17 @@ def create_app(settings: Settings) -> Starlette:
             Route("/ready", probes.ready),
         ],
         lifespan=lifespan,
-        middleware=_cors(settings.cors_origins),
+        middleware=cors.middleware,
     )
     # For whoever runs the server: a request body in flight is told to stop before a shutdown.
     app.state.shutdown = leases.stop_all
+    app.state.front = Front(
+        files.find,
+        cors.fields,
+        settings.chunk_size,
+        settings.upload_timeout_seconds,
+    )
     return app
-
-
-def _cors(origins: str) -> list[Middleware]:
-    """Let pages of these origins upload and read every header; no credentials are involved."""
-    if origins == "none":
-        return []
-    allowed = [origin.strip() for origin in origins.split(",") if origin.strip()]
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=allowed,
-            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED,
-            max_age=86_400,
-        )
-    ]
 
 
 def _connect(url: str) -> Redis:

@@ -15,11 +15,14 @@ from tusd_py.headers import Headers
 from tusd_py.protocol import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Receive as AsgiReceive
+    from starlette.types import Scope, Send
 
     from storage.interfaces import Sink
+
+    Receive = Callable[[], Awaitable[tuple[bytes, "BodyEnd | None"]]]
 
 # Seconds after which bytes that trickle in are handed on, so that progress shows and a crash
 # costs a slow client little.
@@ -29,7 +32,7 @@ _DRAIN_BYTES = 256 * 1024
 _DRAIN_SECONDS = 1.0
 # How long, and for how much, a body that was told to stop may still end by itself: of two equal
 # requests the one that has nearly arrived is not worth sending again.
-_GRACE_SECONDS = 0.03
+GRACE_SECONDS = 0.03
 _GRACE_BYTES = 2**20
 # Turns of the event loop in which what the kernel holds already comes through.
 _TURNS = 4
@@ -111,38 +114,24 @@ class Exchange(Protocol):
         """End the connection without an answer, or with a 503 where that cannot be done."""
 
 
-def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+class Body:
+    """Move the body of a request piece by piece, as a server hands it out."""
 
+    def __init__(self, receive: Receive, *, chunk_size: int, stall: float) -> None:
+        """Gather `chunk_size` bytes a write; a body that brings nothing for `stall` s stalls.
 
-class AsgiExchange:
-    """Adapt an ASGI request (Exchange)."""
-
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, chunk_size: int, stall: float
-    ) -> None:
-        """Gather `chunk_size` bytes a write; a body that brings nothing for `stall` s stalls."""
-        self.headers = Headers(scope["headers"])
-        self._extensions = scope.get("extensions") or {}
-        self.can_trail = TRAILERS in self._extensions
-        self._method = scope["method"]
+        `receive` waits for the next piece, and says with it why there will be no other.
+        """
+        self.ended: BodyEnd | None = None
         self._receive = receive
-        self._send = send
         self._chunk_size = chunk_size
         self._stall = stall
         self._left = b""
-        self._ended = False
-        self._receiving: asyncio.Task[Any] | None = None
-        self._end = BodyEnd.DONE
+        self._receiving: asyncio.Task[None] | None = None
         self._grace: _Grace | None = None
-        self._responded = False
 
-    @property
-    def trailers(self) -> Headers:
-        whole = self._ended and self._end is BodyEnd.DONE
-        return Headers(self._extensions.get(TRAILERS, {}).get("fields", ()) if whole else ())
-
-    async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
+    async def move(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
+        """Move up to `limit` bytes (Exchange.move_body)."""
         stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         try:
             return await self._move(sink, limit, stopped)
@@ -163,8 +152,8 @@ class AsgiExchange:
             moved += len(taken)
             if self._left:
                 end = BodyEnd.MORE
-            elif end is None and self._ended:
-                end = self._end
+            elif end is None:
+                end = self.ended
             if gathered >= self._chunk_size or end is not None:
                 if not sink.take(batch):
                     await run_to_the_end(sink.write, batch)
@@ -173,8 +162,8 @@ class AsgiExchange:
 
     async def _fill(self, stopped: asyncio.Task[Any], pulse: float | None) -> BodyEnd | None:
         """Wait for the next piece; return why there is none."""
-        if self._ended:
-            return self._end
+        if self.ended is not None:
+            return self.ended
         if self._receiving is None:
             # Kept over calls: a receive that is cancelled could lose what it had in hand.
             self._receiving = asyncio.create_task(self._receive_piece())
@@ -195,7 +184,7 @@ class AsgiExchange:
     async def _fill_late(self, receiving: asyncio.Task[None]) -> BodyEnd | None:
         """Take what is there or comes within the grace of a stop."""
         if self._grace is None:
-            self._grace = _Grace(asyncio.get_running_loop().time() + _GRACE_SECONDS)
+            self._grace = _Grace(asyncio.get_running_loop().time() + GRACE_SECONDS)
         if not await self._grace.wait(receiving):
             return BodyEnd.STOPPED
         self._take(receiving)
@@ -207,59 +196,14 @@ class AsgiExchange:
         receiving.result()
 
     async def _receive_piece(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self._ended, self._end = True, BodyEnd.DISCONNECTED
-            return
-        self._left = message.get("body", b"")
-        self._ended = not message.get("more_body", False)
+        self._left, self.ended = await self._receive()
 
-    async def interim(self, response: Response) -> None:
-        if INFORMATIONAL not in self._extensions or self._responded or self._is_gone():
-            return
-        raw = _raw(response.headers.items())
-        await self._send({"type": INFORMATIONAL, "status": response.status, "headers": raw})
-
-    async def cut(self) -> None:
-        if CUT not in self._extensions:
-            await self.respond(Response(503, {"Retry-After": "1", "Connection": "close"}))
-            return
-        self._responded = True
-        await self._send({"type": CUT})
-        await self._forget_receive()
-
-    def _is_gone(self) -> bool:
-        return self._ended and self._end is BodyEnd.DISCONNECTED
-
-    async def respond(self, response: Response) -> None:
-        self._responded = True
-        unread = not self._ended and self._expects_body()
-        headers = list(response.headers.items())
-        # 204 has no content, and what HEAD would have to name is the length of the upload.
-        if response.status != 204 and self._method != "HEAD":  # noqa: PLR2004
-            headers.append(("content-length", str(len(response.body))))
-        if unread and "Connection" not in response.headers:
-            headers.append(("connection", "close"))
-        raw = _raw(headers)
-        await self._send({"type": "http.response.start", "status": response.status, "headers": raw})
-        if unread:
-            await self._send(
-                {"type": "http.response.body", "body": response.body, "more_body": True}
-            )
-            await self._drain()
-        await self._send({"type": "http.response.body", "body": b"" if unread else response.body})
-        await self._forget_receive()
-
-    def _expects_body(self) -> bool:
-        length = self.headers.one("content-length")
-        return "transfer-encoding" in self.headers or length not in {None, "0"}
-
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
         """Read a little of what nobody wants: closing on unread bytes would reset the answer."""
         left = _DRAIN_BYTES
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while left > 0 and not self._ended:
+                while left > 0 and self.ended is None:
                     if self._receiving is None:
                         self._receiving = asyncio.create_task(self._receive_piece())
                     await asyncio.shield(self._receiving)
@@ -268,7 +212,92 @@ class AsgiExchange:
         except TimeoutError:
             pass
 
-    async def _forget_receive(self) -> None:
+    async def forget(self) -> None:
+        """Wait for nothing any more."""
         if self._receiving is not None:
             self._receiving.cancel()
             await asyncio.wait({self._receiving})
+
+
+def expects_body(headers: Headers) -> bool:
+    """Tell whether a request has a body (RFC 9112, section 6.3)."""
+    return "transfer-encoding" in headers or headers.one("content-length") not in {None, "0"}
+
+
+def complete_headers(response: Response, method: str, *, unread: bool) -> list[tuple[str, str]]:
+    """Return the header fields of a final response, with those that its body needs."""
+    headers = list(response.headers.items())
+    # 204 has no content, and what HEAD would have to name is the length of the upload.
+    if response.status != 204 and method != "HEAD":  # noqa: PLR2004
+        headers.append(("content-length", str(len(response.body))))
+    if unread and "Connection" not in response.headers:
+        headers.append(("connection", "close"))
+    return headers
+
+
+def unavailable() -> Response:
+    """Build the answer of a server that would rather end the connection."""
+    return Response(503, {"Retry-After": "1", "Connection": "close"})
+
+
+def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+
+
+class AsgiExchange:
+    """Adapt an ASGI request (Exchange)."""
+
+    def __init__(
+        self, scope: Scope, receive: AsgiReceive, send: Send, *, chunk_size: int, stall: float
+    ) -> None:
+        """Move the body as `Body` does."""
+        self.headers = Headers(scope["headers"])
+        self._extensions = scope.get("extensions") or {}
+        self.can_trail = TRAILERS in self._extensions
+        self._method = scope["method"]
+        self._receive = receive
+        self._send = send
+        self._body = Body(self._receive_piece, chunk_size=chunk_size, stall=stall)
+        self._responded = False
+
+    @property
+    def trailers(self) -> Headers:
+        whole = self._body.ended is BodyEnd.DONE
+        return Headers(self._extensions.get(TRAILERS, {}).get("fields", ()) if whole else ())
+
+    async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
+        return await self._body.move(sink, limit, stop)
+
+    async def _receive_piece(self) -> tuple[bytes, BodyEnd | None]:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            return b"", BodyEnd.DISCONNECTED
+        return message.get("body", b""), None if message.get("more_body") else BodyEnd.DONE
+
+    async def interim(self, response: Response) -> None:
+        gone = self._body.ended is BodyEnd.DISCONNECTED
+        if INFORMATIONAL not in self._extensions or self._responded or gone:
+            return
+        raw = _raw(response.headers.items())
+        await self._send({"type": INFORMATIONAL, "status": response.status, "headers": raw})
+
+    async def cut(self) -> None:
+        if CUT not in self._extensions:
+            await self.respond(unavailable())
+            return
+        self._responded = True
+        await self._send({"type": CUT})
+        await self._body.forget()
+
+    async def respond(self, response: Response) -> None:
+        self._responded = True
+        unread = self._body.ended is None and expects_body(self.headers)
+        raw = _raw(complete_headers(response, self._method, unread=unread))
+        await self._send({"type": "http.response.start", "status": response.status, "headers": raw})
+        if unread:
+            await self._send(
+                {"type": "http.response.body", "body": response.body, "more_body": True}
+            )
+            await self._body.drain()
+        await self._send({"type": "http.response.body", "body": b"" if unread else response.body})
+        await self._body.forget()

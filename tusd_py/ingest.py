@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from tusd_py.exchange import CUT, INFORMATIONAL, TRAILERS
 from tusd_py.framing import HEAD_MOST, Refused, build_head, check_head, head_too_long
 from tusd_py.headers import Headers
+from tusd_py.native import NativeExchange
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.config import Config
     from uvicorn.server import ServerState
+
+    from tusd_py.native import Front, Handle
 
 # What is read of a request that was refused, so that the peer sees the answer and not a reset.
 _LINGER_BYTES = 256 * 1024
@@ -41,8 +44,12 @@ class HttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         head_timeout: float = 60.0,
+        front: Front | None = None,
     ) -> None:
-        """Wait at most `head_timeout` seconds for a request to tell what it wants."""
+        """Wait at most `head_timeout` seconds for a request to tell what it wants.
+
+        What `front` finds is carried out here; the app does the rest.
+        """
         super().__init__(config, server_state, app_state, _loop)
         self._served: ASGIApp = config.loaded_app
         self._head_timeout = head_timeout
@@ -51,7 +58,8 @@ class HttpProtocol(HttpToolsProtocol):
         # Bytes of the head, or of the trailers, so far; and since the parser last told anything.
         self._head = self._silent = 0
         self._trailers: list[tuple[bytes, bytes]] | None = None
-        self._request: _Request | None = None
+        self._request: _Request | NativeExchange | None = None
+        self._front = front
         self._in_body = False
         self._refused: Refused | None = None
         self._linger_left: int | None = None
@@ -159,12 +167,41 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._cancel_timers()
         self._head = self._silent = 0
-        self.expect_100_continue = check_head(
-            self.parser.get_method(), self.parser.get_http_version(), Headers(self.headers)
-        )
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        headers = Headers(self.headers)
+        self.expect_100_continue = check_head(method, version, headers)
         if self._is_foreign_upgrade():
             return
-        self._trailers = []
+        trailers: list[tuple[bytes, bytes]] = []
+        self._trailers = trailers
+        if self._front is not None and not self.parser.should_upgrade():
+            handle = self._front.find(method, self.url)
+            if handle is not None:
+                keep_alive = version != "1.0" and self.parser.should_keep_alive()
+                self.scope["method"] = method.decode("ascii")
+                self.scope["http_version"] = version
+                self._carry_out(
+                    NativeExchange(self, self._front, headers, trailers, keep_alive=keep_alive),
+                    handle,
+                )
+                return
+        self._hand_over()
+
+    def _carry_out(self, exchange: NativeExchange, handle: Handle) -> None:
+        """Begin a request here, in its turn."""
+        before: Any = self.cycle
+        # uvicorn only looks at what both have, and calls `run_asgi` with the second.
+        self.cycle = self._request = exchange  # type: ignore[assignment]
+        self._in_body = True
+        turn: Any = (exchange, handle)
+        if before is None or before.response_complete:
+            self._start_asgi_task(*turn)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft(turn)
+
+    def _hand_over(self) -> None:
+        """Begin a request of the app's."""
         self.scope["extensions"] = {CUT: {}, TRAILERS: {"fields": self._trailers}}
         if self.parser.get_http_version() != "1.0":
             self.scope["extensions"][INFORMATIONAL] = {}

@@ -27,6 +27,12 @@ ECHO = "return ARGV[1]"
 ADD = schema.Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 
 
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Run under both event loops."""
+    return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
 @pytest.fixture
 async def wire(redis_url: str) -> AsyncIterator[RedisWire]:
     wire = RedisWire(redis_url)

@@ -154,12 +154,12 @@ async def test_a_body_that_has_nearly_arrived_when_it_is_told_to_stop_is_taken()
 async def test_the_grace_of_a_stop_is_not_begun_anew_by_each_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exchange, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(exchange, "GRACE_SECONDS", 0.1)
     client, stop = Client(), asyncio.Event()
     moving = client.exchange()
     stop.set()
     assert await moving.move_body(ListWriter(), 10, stop) is BodyEnd.STOPPED
-    monkeypatch.setattr(exchange, "_GRACE_SECONDS", 3600.0)
+    monkeypatch.setattr(exchange, "GRACE_SECONDS", 3600.0)
     assert await moving.move_body(ListWriter(), 10, stop) is BodyEnd.STOPPED
 
 

@@ -17,14 +17,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tests.acceptance.process import eventually
 from tests.acceptance.raw import Connection
 from tests.tusd_py.test_exchange import ListWriter
+from tusd_py.cors import Cors
 from tusd_py.exchange import AsgiExchange, BodyEnd
 from tusd_py.ingest import HttpProtocol
+from tusd_py.native import Front, NativeExchange
 from tusd_py.protocol import Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.types import Receive, Scope, Send
+
+    from tusd_py.native import Handle
 
 # More than uvicorn and the kernel buffer while nobody reads.
 MUCH = 3 * 2**20
@@ -45,7 +49,15 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         moving = AsgiExchange(scope, receive, send, chunk_size=65536, stall=60.0)
-        _, verb, name = [*scope["path"].split("/"), ""][:3]
+        await self.carry_out(scope["path"], moving)
+
+    def find(self, method: bytes, target: bytes) -> Handle | None:
+        """Take every request to a path (native.Front)."""
+        del method
+        return partial(self.carry_out, target.decode()) if target.startswith(b"/") else None
+
+    async def carry_out(self, path: str, moving: AsgiExchange | NativeExchange) -> None:
+        _, verb, name = [*path.split("/"), ""][:3]
         if verb == "refuse":
             await moving.respond(Response(409, {}, b"no"))
         elif verb == "cut":
@@ -53,7 +65,7 @@ class App:
         else:
             await self._take(verb, name, moving)
 
-    async def _take(self, verb: str, name: str, moving: AsgiExchange) -> None:
+    async def _take(self, verb: str, name: str, moving: AsgiExchange | NativeExchange) -> None:
         while verb == "wait" and not self.go_on.is_set():
             await asyncio.sleep(0.01)
         if verb == "tell":
@@ -72,9 +84,11 @@ class App:
 
 
 @contextmanager
-def serving(http: Any) -> Iterator[tuple[App, int]]:
+def serving(http: Any, *, native: bool = False) -> Iterator[tuple[App, int]]:
     """Run a server in a thread, and return its app and port."""
     app, listening = App(), socket.create_server(("127.0.0.1", 0))
+    front = Front(app.find, Cors("*").fields, 65536, 60.0)
+    http = partial(http, front=front) if native else http
     config = uvicorn.Config(
         app, http=http, loop="uvloop", lifespan="off", log_config=None, access_log=False
     )
@@ -101,15 +115,27 @@ def plain() -> Iterator[tuple[App, int]]:
         yield one
 
 
-@pytest.fixture(params=["ours", "plain"])
+@pytest.fixture(scope="module")
+def native() -> Iterator[tuple[App, int]]:
+    with serving(HttpProtocol, native=True) as one:
+        yield one
+
+
+@pytest.fixture(params=["ours", "native", "plain"])
 def any_port(request: pytest.FixtureRequest) -> int:
     port: int = request.getfixturevalue(request.param)[1]
     return port
 
 
+@pytest.fixture(params=["ours", "native"])
+def served(request: pytest.FixtureRequest) -> tuple[App, int]:
+    one: tuple[App, int] = request.getfixturevalue(request.param)
+    return one
+
+
 @pytest.fixture
-def port(ours: tuple[App, int]) -> int:
-    return ours[1]
+def port(served: tuple[App, int]) -> int:
+    return served[1]
 
 
 def head(line: str, *fields: str) -> bytes:
@@ -259,8 +285,10 @@ def test_a_trailer_changes_nothing_that_the_request_said(port: int) -> None:
 
 
 @pytest.mark.parametrize("field", ["Content-Length: 99", "Transfer-Encoding: chunked"])
-def test_a_trailer_that_would_frame_the_body_is_refused(ours: tuple[App, int], field: str) -> None:
-    app, port = ours
+def test_a_trailer_that_would_frame_the_body_is_refused(
+    served: tuple[App, int], field: str
+) -> None:
+    app, port = served
     data = b"3\r\nabc\r\n0\r\n" + field.encode() + b"\r\n\r\n"
     [answer] = ask(port, head("PATCH /take/framing", CHUNKED) + data)
     assert answer.status == 400
@@ -284,9 +312,9 @@ def test_a_cut_ends_the_connection_without_an_answer(port: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 200_000, MUCH])
-def test_all_that_came_before_the_end_is_kept(ours: tuple[App, int], size: int) -> None:
+def test_all_that_came_before_the_end_is_kept(served: tuple[App, int], size: int) -> None:
     # Wire cases 59, 61 and 62: the app looks only after the peer has gone.
-    app, port = ours
+    app, port = served
     app.go_on.clear()
     with Connection(port) as connection:
         connection.send(head(f"PATCH /wait/{size}", "Content-Length: 9999999"))
@@ -301,9 +329,9 @@ def test_all_that_came_before_the_end_is_kept(ours: tuple[App, int], size: int) 
 
 
 def test_a_body_that_arrived_whole_is_done_though_its_sender_has_gone(
-    ours: tuple[App, int],
+    served: tuple[App, int],
 ) -> None:
-    app, port = ours
+    app, port = served
     app.go_on.clear()
     with Connection(port) as connection:
         connection.send(head("PATCH /wait/whole", "Content-Length: 1000") + b"x" * 1000)
@@ -312,9 +340,9 @@ def test_a_body_that_arrived_whole_is_done_though_its_sender_has_gone(
     assert app.endings["whole"] == ("DONE", 1000)
 
 
-def test_what_was_read_before_a_reset_is_kept(ours: tuple[App, int]) -> None:
+def test_what_was_read_before_a_reset_is_kept(served: tuple[App, int]) -> None:
     # Wire cases 60 and 63: what the server has read; the kernel drops the rest.
-    app, port = ours
+    app, port = served
     app.go_on.clear()
     connection = Connection(port)
     connection.send(head("PATCH /wait/reset", "Content-Length: 9999", "Expect: 100-continue"))
@@ -336,8 +364,8 @@ def test_a_peer_that_has_said_all_is_answered(port: int) -> None:
             connection.receive()
 
 
-def test_a_peer_that_breaks_off_but_listens_is_told_so(ours: tuple[App, int]) -> None:
-    app, port = ours
+def test_a_peer_that_breaks_off_but_listens_is_told_so(served: tuple[App, int]) -> None:
+    app, port = served
     with Connection(port) as connection:
         connection.send(head("PATCH /take/half", "Content-Length: 5") + b"he")
         connection.end()
@@ -453,8 +481,8 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(port: int) -> None:
         check_refusal(connection.receive(), 400)
 
 
-def test_whole_chunks_before_a_bad_one_are_kept(ours: tuple[App, int]) -> None:
-    app, port = ours
+def test_whole_chunks_before_a_bad_one_are_kept(served: tuple[App, int]) -> None:
+    app, port = served
     for number, bad in enumerate((b"zz\r\n", b"3\r\nabcd\r\n")):
         data = head(f"PATCH /take/bad-{number}", CHUNKED) + b"5\r\nhello\r\n" + bad
         check_refusal(ask(port, data)[0], 400)

@@ -43,7 +43,9 @@ def serve(
     config = uvicorn.Config(
         app,
         # uvicorn only calls it.
-        http=partial(HttpProtocol, head_timeout=head_timeout),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            HttpProtocol, head_timeout=head_timeout, front=app.state.front
+        ),
         loop="uvloop",
         ws="none",
         lifespan="on",

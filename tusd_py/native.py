@@ -1,0 +1,214 @@
+"""Requests carried out inside uvicorn's protocol class, past ASGI and the routes.
+
+`Front` says which; they are the same ones, carried out by the same coroutine, as the app's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from tusd_py.exchange import GRACE_SECONDS, Body, BodyEnd, complete_headers
+from tusd_py.framing import build_head
+from tusd_py.headers import Headers
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from storage.interfaces import Sink
+    from tusd_py.ingest import HttpProtocol
+    from tusd_py.protocol import Response
+
+    Handle = Callable[["NativeExchange"], Awaitable[None]]
+
+log = structlog.get_logger()
+
+# A body of at most so many bytes is waited for a moment, lest each piece of it take its own way.
+_SMALL = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Tell the protocol class what it may do without the app.
+
+    `find` returns what carries out a request of a method and a target, or None where the app shall.
+    `cors` returns what a page of another origin needs in an answer. Bodies move as `Body` does.
+    """
+
+    find: Callable[[bytes, bytes], Handle | None]
+    cors: Callable[[Headers], Sequence[tuple[str, str]]]
+    chunk_size: int
+    stall: float
+
+
+class NativeExchange:
+    """Adapt a request as the parser tells it (tusd_py.exchange.Exchange).
+
+    To uvicorn's protocol class it is the cycle of this request: `body`, `more_body`,
+    `message_event` and what follows are what that looks at.
+    """
+
+    can_trail = True
+
+    def __init__(
+        self,
+        protocol: HttpProtocol,
+        front: Front,
+        headers: Headers,
+        trailers: Sequence[tuple[bytes, bytes]],
+        *,
+        keep_alive: bool,
+    ) -> None:
+        """Take the list to which trailer fields will be added."""
+        self.headers = headers
+        self.scope: Mapping[str, Any] = protocol.scope
+        self.body = bytearray()
+        self.more_body = True
+        self.response_started = self.response_complete = self.disconnected = False
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = protocol.expect_100_continue
+        self.message_event = asyncio.Event()
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self._front = front
+        self._trailers = trailers
+        self._later: Body | None = None
+        self._ended: BodyEnd | None = None
+        self._broken = False
+
+    @property
+    def trailers(self) -> Headers:
+        return Headers(self._trailers if self._body_end is BodyEnd.DONE else ())
+
+    @property
+    def _body_end(self) -> BodyEnd | None:
+        return self._ended if self._later is None else self._later.ended
+
+    # What the protocol class calls
+
+    async def run_asgi(self, handle: Handle) -> None:
+        """Carry the request out."""
+        try:
+            await handle(self)
+        except Exception:
+            log.exception("request.broke")
+        if not self.response_complete and not self.disconnected:
+            self._transport.close()
+
+    def break_off(self) -> None:
+        """End the body where it is: what follows cannot be read."""
+        self._broken = True
+        self.message_event.set()
+
+    # The body
+
+    async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
+        if self._later is None:
+            await self._await_small(limit)
+            if self._take_whole(sink, limit):
+                return BodyEnd.DONE
+            front = self._front
+            self._later = Body(self._receive, chunk_size=front.chunk_size, stall=front.stall)
+        return await self._later.move(sink, limit, stop)
+
+    def _take_whole(self, sink: Sink, limit: int) -> bool:
+        """Take a body that is here to its end, without a detour."""
+        if self.more_body or len(self.body) > limit or not sink.take([bytes(self.body)]):
+            return False
+        self.body = bytearray()
+        self._ended = BodyEnd.DONE
+        return True
+
+    async def _await_small(self, limit: int) -> None:
+        if self._has_come() or not 0 < limit <= _SMALL:
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + GRACE_SECONDS
+        timer = loop.call_at(until, self.message_event.set)
+        self._ask_for_more()
+        while not self._has_come() and loop.time() < until:
+            self.message_event.clear()
+            await self.message_event.wait()
+        timer.cancel()
+
+    def _has_come(self) -> bool:
+        return not self.more_body or self._is_over()
+
+    def _is_over(self) -> bool:
+        return self.disconnected or self._broken
+
+    def _ask_for_more(self) -> None:
+        if self.waiting_for_100_continue and not self._transport.is_closing():
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.waiting_for_100_continue = False
+        self._protocol.flow.resume_reading()
+
+    async def _receive(self) -> tuple[bytes, BodyEnd | None]:
+        """Return the next part: all that came, before the peer's end is told."""
+        while not self.body and not self._has_come():
+            self._ask_for_more()
+            self.message_event.clear()
+            await self.message_event.wait()
+        body, self.body = bytes(self.body), bytearray()
+        if not self.more_body:
+            return body, BodyEnd.DONE
+        return body, None if body else BodyEnd.DISCONNECTED
+
+    # The answer
+
+    async def interim(self, response: Response) -> None:
+        # One that does not read gets no news, rather than holding up its own upload.
+        deaf = self._protocol.flow.write_paused or self.scope["http_version"] == "1.0"
+        if deaf or self.response_started or self._is_over():
+            return
+        raw = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
+        self._transport.write(build_head(response.status, raw))
+
+    async def cut(self) -> None:
+        self.disconnected = True
+        self._protocol.pipeline.clear()
+        self._transport.close()
+        await self._forget()
+
+    async def respond(self, response: Response) -> None:
+        if self._protocol.flow.write_paused and not self.disconnected:
+            await self._protocol.flow.drain()
+        await self._forget()
+        if self.disconnected:
+            return
+        if self._broken:
+            self.disconnected = True
+            self._protocol.send_refusal()
+            return
+        self.response_started = True
+        self._transport.write(self._build(response))
+        self.response_complete = True
+        if not self.keep_alive and not self.more_body:
+            self._transport.close()
+        self._protocol.on_response_complete()
+
+    async def _forget(self) -> None:
+        if self._later is not None:
+            await self._later.forget()
+
+    def _build(self, response: Response) -> bytes:
+        fields = complete_headers(response, self.scope["method"], unread=self.more_body)
+        if "origin" in self.headers:
+            fields += self._front.cors(self.headers)
+        closing = self.more_body or response.headers.get("Connection") == "close"
+        self.keep_alive = self.keep_alive and not closing
+        if not self.keep_alive and not closing:
+            fields.append(("connection", "close"))
+        lines = [f"{name.lower()}: {value}\r\n" for name, value in fields]
+        head = "".join(lines)
+        if head.count("\n") != len(lines) or head.count("\r") != len(lines):
+            raise RuntimeError(f"expected header fields of a line each, got {fields}")
+        default = [b"%b: %b\r\n" % field for field in self._protocol.server_state.default_headers]
+        body = b"" if self.scope["method"] == "HEAD" else response.body
+        return b"".join(
+            [STATUS_LINE[response.status], *default, head.encode("latin-1"), b"\r\n", body]
+        )
