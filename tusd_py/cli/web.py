@@ -107,7 +107,8 @@ class Neighbours:
         """Take sockets that listen, and that other processes are to serve."""
         self._sockets = {one.fileno(): one for one in sockets}
         self._poll = select.poll()
-        for number in self._sockets:
+        for number, one in self._sockets.items():
+            one.setblocking(False)
             self._poll.register(number, select.POLLIN)
         self._before: set[int] = set()
 
