@@ -40,7 +40,7 @@ _AT_THE_END = 5.0
 
 def how_many() -> int:
     """Return how many leases may be kept: each has two of the files that may be open."""
-    return min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
+    return min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 10)
 
 
 class Lease:

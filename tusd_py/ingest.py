@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
+    from tusd_py.crowd import Crowd
     from tusd_py.native import Front, Handle
 
 # What is read of a request that was refused, so that the peer sees the answer and not a reset.
@@ -45,10 +46,12 @@ class HttpProtocol(HttpToolsProtocol):
         *,
         head_timeout: float = 60.0,
         front: Front | None = None,
+        crowd: Crowd | None = None,
     ) -> None:
         """Wait at most `head_timeout` seconds for a request to tell what it wants.
 
-        What `front` finds is carried out here; the app does the rest.
+        What `front` finds is carried out here; the app does the rest. `crowd` bounds how many
+        connections there are.
         """
         super().__init__(config, server_state, app_state, _loop)
         self._served: ASGIApp = config.loaded_app
@@ -60,6 +63,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._trailers: list[tuple[bytes, bytes]] | None = None
         self._request: _Request | NativeExchange | None = None
         self._front = front
+        self._crowd = crowd
+        self._since = self.loop.time()
         self._in_body = False
         self._refused: Refused | None = None
         self._linger_left: int | None = None
@@ -69,7 +74,24 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        # uvicorn keeps there what its `http` option makes.
+        guests: Any = self.connections
+        if self._crowd is None or self._crowd.admits(self, guests):
+            self._await_head()
+        else:
+            full = "expected fewer connections: try again"
+            self._refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, full))
+
+    @property
+    def idle(self) -> tuple[bool, float] | None:
+        """Tell whether a request came already, and since when it is here (tusd_py.crowd.Guest)."""
+        if self._is_busy() or self._refused is not None or self.transport.is_closing():
+            return None
+        return self._request is not None, self._since
+
+    def leave(self) -> None:
+        """Close; there is nobody to tell why."""
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
@@ -271,9 +293,20 @@ class HttpProtocol(HttpToolsProtocol):
             (b"Content-Type", b"text/plain; charset=utf-8"),
             (b"Content-Length", str(len(body)).encode()),
             (b"Connection", b"close"),
+            *self._fields_for_a_page(),
         ]
+        if self._refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            fields.append((b"Retry-After", b"1"))
         self.transport.write(build_head(self._refused.status, fields) + body)
         self._linger()
+
+    def _fields_for_a_page(self) -> list[tuple[bytes, bytes]]:
+        """Let a page of another origin read the refusal: else it sees that something failed."""
+        # As far as the head was read.
+        headers = Headers(self.headers or ())
+        if self._front is None or "origin" not in headers:
+            return []
+        return [(name.encode(), value.encode()) for name, value in self._front.cors(headers)]
 
     def _linger(self) -> None:
         """Close, but read a little first: closing on unread bytes would reset the answer."""

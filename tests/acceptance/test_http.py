@@ -183,6 +183,25 @@ def test_a_checksum_before_and_behind_the_body_is_refused(tus: Tus) -> None:
     assert tus.offset(path) == 0
 
 
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (b"Content-Length: nonsense\r\n\r\n", 400),
+        (b"X: %b" % bytes(100_000), 400),
+        (b"X: much\r\n" * 10_000, 431),
+    ],
+)
+def test_a_page_of_another_origin_can_read_why_its_request_is_none(
+    tus: Tus, bad: bytes, status: int
+) -> None:
+    origin = b"Origin: https://page.example\r\n"
+    with Connection(tus.port) as connection:
+        connection.send(b"POST /files/ HTTP/1.1\r\nHost: x\r\n" + origin + bad)
+        answer = connection.receive()
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, "*")
+    assert "Tus-Resumable" in answer.headers["access-control-expose-headers"]
+
+
 def test_an_unfinished_request_of_any_kind_costs_others_nothing(tus: Tus) -> None:
     with Connection(tus.port) as one, Connection(tus.port) as other:
         one.send(b"PATCH /fi")

@@ -13,6 +13,11 @@ log = structlog.get_logger()
 _ENOUGH = 4096
 
 
+def how_many_connections() -> int:
+    """Return how many there may be, so that files can be opened still."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 2 // 3
+
+
 def raise_open_files() -> None:
     """Raise the soft limit of open files to the hard one; say so where that is few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from tusd_py.app import create_app
+from tusd_py.cli.limits import how_many_connections
+from tusd_py.crowd import Crowd
 from tusd_py.ingest import HttpProtocol
 
 if TYPE_CHECKING:
@@ -40,11 +42,12 @@ def serve(
     """
     app = create_app(settings)
     head_timeout = min(HEAD_SECONDS, settings.upload_timeout_seconds)
+    crowd = Crowd(how_many_connections())
     config = uvicorn.Config(
         app,
         # uvicorn only calls it.
         http=partial(  # type: ignore[arg-type]
-            HttpProtocol, head_timeout=head_timeout, front=app.state.front
+            HttpProtocol, head_timeout=head_timeout, front=app.state.front, crowd=crowd
         ),
         loop="uvloop",
         ws="none",
