@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,7 +33,26 @@ class Sink(Protocol):
         """
 
 
-class Writer(Sink, Protocol):
+@runtime_checkable
+class FileSink(Sink, Protocol):
+    """Take many bytes at once into a file (storage.bulk). These methods block as well."""
+
+    @property
+    def direct(self) -> bool:
+        """Tell whether blocks of memory do better here than a pipe."""
+
+    @property
+    def skew(self) -> int:
+        """Tell how many bytes `offset` is behind the last page's beginning in the file."""
+
+    def splice(self, pipe: int, count: int) -> None:
+        """Write `count` bytes that a pipe holds; raise StorageFull with what fits kept."""
+
+    def write_pages(self, memory: memoryview) -> None:
+        """Write memory that begins `skew` bytes behind a page's beginning. Raises as `splice`."""
+
+
+class Writer(FileSink, Protocol):
     """Write one upload's bytes."""
 
     @property

@@ -12,10 +12,11 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from storage import journal
+from storage.bulk import BLOCK, Bulk
 from storage.errors import DiskFailed, JournalDamaged, LockLost, RecordBehind, StorageFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from _typeshed import WriteableBuffer
@@ -56,6 +57,7 @@ class FileWriter:
         self._room = room
         self._durability = durability
         self._data = data
+        self._bulk = Bulk(data, durable=not durability.prompt)
         self._log = log
         self._boot = boot
         self._closed = False
@@ -108,6 +110,30 @@ class FileWriter:
                 written = os.pwritev(self._data, pending[:_IOV_MAX], self._offset - self._start)
                 self._wrote(written)
                 _consume(pending, written)
+
+    @property
+    def direct(self) -> bool:
+        return self._bulk.direct
+
+    @property
+    def skew(self) -> int:
+        return (self._offset - self._start) % BLOCK
+
+    def splice(self, pipe: int, count: int) -> None:
+        self._write_bulk(count, lambda done, at: self._bulk.splice(pipe, count - done, at))
+
+    def write_pages(self, memory: memoryview) -> None:
+        self._write_bulk(len(memory), lambda done, at: self._bulk.write(memory[done:], at))
+
+    def _write_bulk(self, count: int, step: Callable[[int, int], int]) -> None:
+        self._write_taken()
+        with self._disk():
+            self._room.take(self._data, count)
+            done = 0
+            while done < count:
+                written = step(done, self._offset - self._start)
+                self._wrote(written)
+                done += written
 
     def _wrote(self, count: int) -> None:
         self._stored = self._offset = self._offset + count

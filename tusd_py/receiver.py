@@ -1,0 +1,253 @@
+"""Large bodies on their way from a connection into a file, past the objects of Python.
+
+The event loop waits. A thread, of a bounded number, serves a body only while much of it can be
+read: thousands of slow uploads take none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import select
+import socket
+import struct
+import termios
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from tusd_py.exchange import BodyEnd
+from tusd_py.vessels import Memory, Pipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from storage.interfaces import FileSink
+    from tusd_py.vessels import Vessel
+
+T = TypeVar("T")
+
+# Bytes that shall be readable before anybody is woken: to be woken costs more than to move them.
+_LOW_WATER = 512 * 1024
+# What is not more than this is taken without a thread.
+_LITTLE = 64 * 1024
+# Seconds after which bytes that trickle in are taken, so that progress shows.
+_PULSE = 1.0
+# Seconds for which a thread waits for a body that brings nothing, and serves one that goes on.
+_DRY = 0.005
+_TURN = 0.05
+# How long, and for how much, a body that was told to stop may still end by itself.
+_GRACE_SECONDS = 0.03
+_GRACE_BYTES = 2**20
+
+
+class Receiver:
+    """Receive bodies on behalf of one event loop."""
+
+    def __init__(self, threads: int = 8) -> None:
+        """Serve so many at once; when there are more they take turns."""
+        self._most = threads
+        self._threads = ThreadPoolExecutor(threads, "receiver")
+        self._served = 0
+        self._pipes: list[Vessel] = []
+        self._memories: list[Vessel] = []
+
+    def close(self) -> None:
+        """Give everything back once no body is on its way any more."""
+        self._threads.shutdown()
+        for idle in (self._pipes, self._memories):
+            while idle:
+                idle.pop().close()
+
+    async def receive(
+        self, connection: int, sink: FileSink, limit: int, stop: asyncio.Event, stall: float
+    ) -> BodyEnd:
+        """Move up to `limit` bytes from a non-blocking socket to the sink.
+
+        All of them have to be the body's, and nobody else may read the socket meanwhile. The answer
+        is MORE when they have come, or some have and a second is over; STALLED after `stall`
+        seconds without any; DISCONNECTED when all was taken that came. What is told to `stop` but
+        comes to its limit within a moment is MORE, else STOPPED. Every byte that was taken was
+        written then, and no system call is running; so it is after a cancellation. Errors of the
+        sink come through; what was taken and does not fit is lost to the connection.
+        """
+        with socket.socket(fileno=os.dup(connection)) as peer:
+            body = _Body(peer, sink, limit)
+            stopped = asyncio.create_task(stop.wait())
+            stopped.add_done_callback(body.stop)
+            try:
+                return await self._receive(body, stop, stall)
+            finally:
+                stopped.cancel()
+                body.let_go()
+
+    async def _receive(self, body: _Body, stop: asyncio.Event, stall: float) -> BodyEnd:
+        loop = asyncio.get_running_loop()
+        pulse, late = loop.time() + _PULSE, loop.time() + stall
+        while body.left and not stop.is_set():
+            if loop.time() >= (pulse if body.moved else late):
+                return BodyEnd.MORE if body.moved else BodyEnd.STALLED
+            ready = await body.wait(pulse if body.moved else min(loop.time() + _PULSE, late))
+            if end := await self._take(body, ready=ready):
+                return end
+        return await self._end_late(body) if body.left else BodyEnd.MORE
+
+    async def _take(self, body: _Body, *, ready: bool) -> BodyEnd | None:
+        """Take what can be read, and more while it comes fast."""
+        readable = body.count_readable()
+        if readable > _LITTLE:
+            dry = _DRY if self._served < self._most else 0.0
+            return await self._in_thread(body, lambda: self._pour(body, dry, _TURN))
+        if not readable and not ready:
+            return None
+        piece = body.read(_LITTLE)
+        if piece and not body.sink.take([piece]):
+            await self._in_thread(body, lambda: body.sink.write([piece]))
+        return BodyEnd.DISCONNECTED if piece == b"" else None
+
+    async def _end_late(self, body: _Body) -> BodyEnd:
+        """Take what is here already or comes in a moment."""
+        goal = body.begin_grace()
+        end = await self._in_thread(body, lambda: self._pour(body, _GRACE_SECONDS, _GRACE_SECONDS))
+        return end or (BodyEnd.MORE if body.sink.offset == goal else BodyEnd.STOPPED)
+
+    async def _in_thread(self, body: _Body, step: Callable[[], T]) -> T:
+        """Run a step to its end, whoever is cancelled meanwhile."""
+        self._served += 1
+        running = asyncio.get_running_loop().run_in_executor(self._threads, step)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            body.interrupt()
+            while not running.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({running})
+            # Looked at, lest it be called lost.
+            _ = running.exception()
+            raise
+        finally:
+            self._served -= 1
+
+    def _pour(self, body: _Body, dry: float, turn: float) -> BodyEnd | None:
+        in_memory = body.sink.direct
+        idle = self._memories if in_memory else self._pipes
+        try:
+            vessel = idle.pop()
+        except IndexError:
+            vessel = Memory() if in_memory else Pipe()
+        try:
+            end = body.pour(vessel, dry, turn)
+        except BaseException:
+            # What it holds is nobody's any more.
+            vessel.close()
+            raise
+        idle.append(vessel)
+        return end
+
+
+class _Body:
+    """What one call has to move; at most one thread works on it, while the event loop waits."""
+
+    def __init__(self, peer: socket.socket, sink: FileSink, limit: int) -> None:
+        self.sink = sink
+        self._peer = peer
+        self._begin, self._end = sink.offset, sink.offset + limit
+        self._low_water = 1
+        self._interrupted = self._in_grace = False
+        self._woken: asyncio.Future[bool] | None = None
+        self._poll = select.poll()
+        self._poll.register(peer, select.POLLIN)
+
+    @property
+    def moved(self) -> int:
+        return self.sink.offset - self._begin
+
+    @property
+    def left(self) -> int:
+        return self._end - self.sink.offset
+
+    def count_readable(self) -> int:
+        count: int = struct.unpack("i", fcntl.ioctl(self._peer, termios.FIONREAD, bytes(4)))[0]
+        return count
+
+    async def wait(self, until: float) -> bool:
+        """Wait until much can be read, or the end; False: it is `until`, or it was interrupted."""
+        self._set_low_water(self.left)
+        if self.count_readable() >= self._low_water:
+            return True
+        loop = asyncio.get_running_loop()
+        self._woken = loop.create_future()
+        loop.add_reader(self._peer, self._wake, True)
+        timer = loop.call_at(until, self._wake, False)
+        try:
+            return await self._woken
+        finally:
+            timer.cancel()
+            loop.remove_reader(self._peer)
+
+    def _wake(self, ready: bool) -> None:  # noqa: FBT001  what the event loop calls
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(ready)
+
+    def interrupt(self) -> None:
+        """Have whoever waits or works for this come back soon."""
+        self._interrupted = True
+        self._wake(False)
+
+    def stop(self, _: object) -> None:
+        if not self._in_grace:
+            self.interrupt()
+
+    def begin_grace(self) -> int:
+        """Go on to a nearer end; return the one that was to be reached."""
+        goal = self._end
+        self._in_grace, self._interrupted = True, False
+        self._end = min(goal, self.sink.offset + _GRACE_BYTES)
+        return goal
+
+    def read(self, most: int) -> bytes | None:
+        """Return what is there, at most that much; None: nothing yet, b"": nothing any more."""
+        try:
+            return self._peer.recv(min(most, self.left))
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def let_go(self) -> None:
+        """Leave the socket as it was."""
+        self._set_low_water(1)
+
+    def _set_low_water(self, most: int) -> None:
+        # Above what will come nobody would ever be woken.
+        wanted = min(_LOW_WATER, most)
+        if wanted != self._low_water:
+            self._peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+            self._low_water = wanted
+
+    def pour(self, vessel: Vessel, dry: float, turn: float) -> BodyEnd | None:
+        """Move what comes within `turn` seconds, unless for `dry` seconds it is not much."""
+        until = time.monotonic() + turn
+        vessel.begin(self.sink)
+        end, more = None, True
+        while more and self.left > vessel.held and not self._interrupted:
+            self._set_low_water(min(self.left - vessel.held, vessel.room))
+            # What trickles is taken, and then left to the event loop.
+            more = bool(self._poll.poll(dry * 1000)) and time.monotonic() < until
+            end = self._fill(vessel)
+            more = more and end is None
+            if vessel.full:
+                vessel.empty(self.sink)
+        vessel.empty(self.sink)
+        return end
+
+    def _fill(self, vessel: Vessel) -> BodyEnd | None:
+        try:
+            count = vessel.fill(self._peer, self.left - vessel.held)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return BodyEnd.DISCONNECTED
+        return None if count else BodyEnd.DISCONNECTED

@@ -1,0 +1,133 @@
+"""What carries many bytes from a socket to a sink: a pipe in the kernel, or memory."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import socket
+
+    from storage.interfaces import FileSink
+
+_PIPE_SIZE = 2**20
+_MEMORY_SIZE = 2**21
+
+
+class Vessel(Protocol):
+    """Hold bytes on their way; it belongs to one body at a time."""
+
+    @property
+    def held(self) -> int:
+        """How many it holds."""
+
+    @property
+    def room(self) -> int:
+        """How many more it may hold."""
+
+    @property
+    def full(self) -> bool:
+        """Tell whether it shall be emptied before it is filled again."""
+
+    def begin(self, sink: FileSink) -> None:
+        """Get ready, being empty, for what goes to the end of this sink."""
+
+    def fill(self, peer: socket.socket, most: int) -> int:
+        """Take what is there, at most `most`; 0: the peer has said all.
+
+        Raises:
+            BlockingIOError: there is nothing.
+            OSError: the connection is broken, and nothing is left of it.
+        """
+
+    def empty(self, sink: FileSink) -> None:
+        """Write all that it holds. Raises as FileSink.splice; it is of no use any more then."""
+
+    def close(self) -> None:
+        """Give back what it is made of."""
+
+
+class Pipe:
+    """Move bytes without looking at them (Vessel)."""
+
+    def __init__(self) -> None:
+        self._out, self._into = os.pipe()
+        # A user who is not root has so much for pipes and no more; a small one does as well.
+        with suppress(OSError):
+            fcntl.fcntl(self._into, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        self._size = fcntl.fcntl(self._into, fcntl.F_GETPIPE_SZ)
+        self.held = 0
+
+    @property
+    def room(self) -> int:
+        return self._size
+
+    @property
+    def full(self) -> bool:
+        # Its places may be taken by a few bytes each.
+        return self.held > 0
+
+    def begin(self, sink: FileSink) -> None:
+        pass
+
+    def fill(self, peer: socket.socket, most: int) -> int:
+        most = min(most, self._size)
+        try:
+            count = os.splice(peer.fileno(), self._into, most, flags=os.SPLICE_F_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Not every kind of socket can.
+            count = os.write(self._into, peer.recv(most))
+        self.held += count
+        return count
+
+    def empty(self, sink: FileSink) -> None:
+        if self.held:
+            sink.splice(self._out, self.held)
+            self.held = 0
+
+    def close(self) -> None:
+        os.close(self._out)
+        os.close(self._into)
+
+
+class Memory:
+    """Gather bytes in pages that can go to the disk as they are (Vessel)."""
+
+    def __init__(self) -> None:
+        self._view = memoryview(mmap.mmap(-1, _MEMORY_SIZE))
+        self._first = self._last = 0
+
+    @property
+    def held(self) -> int:
+        return self._last - self._first
+
+    @property
+    def room(self) -> int:
+        return _MEMORY_SIZE - self._last
+
+    @property
+    def full(self) -> bool:
+        return self._last == _MEMORY_SIZE
+
+    def begin(self, sink: FileSink) -> None:
+        self._first = self._last = sink.skew
+
+    def fill(self, peer: socket.socket, most: int) -> int:
+        count = peer.recv_into(self._view[self._last : self._last + most])
+        self._last += count
+        return count
+
+    def empty(self, sink: FileSink) -> None:
+        if self.held:
+            sink.write_pages(self._view[self._first : self._last])
+            self.begin(sink)
+
+    def close(self) -> None:
+        # An error may still refer to it; it goes with the last that does.
+        pass
