@@ -236,11 +236,16 @@ class RedisLocker:
 
     async def _break(self, upload_id: str, value: str) -> bool:
         process, _, _ = value.rpartition(":")
-        if not is_dead(process):
+        if not (is_dead(process) or self._is_left_over(upload_id, process)):
             return False
         keys = (schema.lock_key(upload_id), schema.waiting_key(upload_id))
         await call(self._commands, schema.RELEASE, keys, (value, upload_id))
         return True
+
+    def _is_left_over(self, upload_id: str, process: str) -> bool:
+        """Tell whether this process has a lock that nobody here holds, or is about to."""
+        mine = process == self._process and upload_id not in self._held
+        return mine and len(self._waiting[upload_id]) == 1
 
     async def _wait(self, released: asyncio.Event, lease: float, deadline: float) -> None:
         left = deadline - asyncio.get_running_loop().time()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -166,6 +166,8 @@ class Probes:
         self._data = data
         self._outbox = outbox
         self._min_free_bytes = min_free_bytes
+        # Probes that hang are waited for by others of their kind alone.
+        self._asking = CapacityLimiter(4)
 
     async def health(self, request: Request) -> Response:
         """Say that the process answers."""
@@ -175,8 +177,8 @@ class Probes:
     async def ready(self, request: Request) -> Response:
         """Say whether uploads can be taken; workers only count, they may come later."""
         del request
-        disk = await _ask(self._disk)
-        workers = await _ask(self._outbox.workers)
+        disk = await self._ask(self._disk)
+        workers = await self._ask(self._outbox.workers)
         redis = "ok" if isinstance(workers, int) else workers
         ready = redis == "ok" and disk == "ok"
         body = {"ready": ready, "redis": redis, "disk": disk}
@@ -188,12 +190,16 @@ class Probes:
         free = self._data.free_bytes()
         return "ok" if free >= self._min_free_bytes else f"only {free} bytes are free"
 
-
-async def _ask(question: Callable[[], int | str]) -> int | str:
-    try:
-        return await to_thread.run_sync(question)
-    except StorageError as error:
-        return str(error)
+    async def _ask(self, question: Callable[[], int | str]) -> int | str:
+        try:
+            async with asyncio.timeout(_ANSWER):
+                return await to_thread.run_sync(
+                    question, abandon_on_cancel=True, limiter=self._asking
+                )
+        except TimeoutError:
+            return "no answer in time"
+        except StorageError as error:
+            return str(error)
 
 
 def create_app(settings: Settings) -> Starlette:

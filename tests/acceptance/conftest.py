@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import scene
+from tests.acceptance.powercut import Disk, mounted
 from tests.acceptance.process import Process, Server, Site, new_directory
 from tests.acceptance.raw import Tus
 
@@ -52,6 +52,13 @@ def site(new_site: Callable[..., Site]) -> Site:
 
 
 @pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """Mount a disk that can be full, fail and lose what was not synced."""
+    with mounted(tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture
 def server(site: Site) -> Server:
     """Run a server with its private Redis."""
     return site.serve()
@@ -76,13 +83,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     path = tmp_path_factory.mktemp("clip") / "cars.mp4"
     shown = scene.write(path, scene.Setting(seconds=2, plates=1))
     return Clip(path, sorted(one.text for one in shown))
-
-
-def unavailable(reason: str) -> None:
-    """Skip the test, but not on a CI machine: there everything has to be."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.hookimpl(wrapper=True)

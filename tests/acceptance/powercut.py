@@ -9,8 +9,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.acceptance.conftest import unavailable
-from tests.acceptance.process import ROOT
+from tests.acceptance.process import ROOT, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,8 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.acceptance.conftest import unavailable
-from tests.acceptance.process import Server, Site, eventually, new_directory
+from tests.acceptance.process import Server, Site, eventually, new_directory, unavailable
 from tests.acceptance.raw import APPEND, TUS, Connection, Response, Tus
 
 if TYPE_CHECKING:

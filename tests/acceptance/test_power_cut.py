@@ -25,16 +25,9 @@ from tests.acceptance.raw import TUS, Connection, Tus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 SEEDS = range(40)
 OTHER_KEY = {"Idempotency-Key": "of another creation"}
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    with mounted(tmp_path / "disk") as disk:
-        yield disk
 
 
 def seen_after_cuts(*, sync: bool, sync_names: bool) -> set[bytes | None]:
@@ -162,7 +155,7 @@ def cut_again_and_again(seed: int, cuts: int, answers: int, **settings: str) -> 
         crowd.wait_for(answers // 2)
         jobs = crowd.finish()
         place.cut()
-        assert_each_ran_once(place.site, place.server.port, jobs)
+        assert_each_ran_once(place.site, jobs)
 
 
 KINDS: tuple[dict[str, str], ...] = ({}, {"DURABILITY": "interval"}, {"WORKERS": "2"})

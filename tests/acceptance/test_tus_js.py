@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.acceptance.conftest import unavailable
-from tests.acceptance.process import DEADLINE, Process, Server, Site, new_directory
+from tests.acceptance.process import DEADLINE, Process, Server, Site, new_directory, unavailable
 from tests.acceptance.proxy import Proxy
 
 if TYPE_CHECKING:

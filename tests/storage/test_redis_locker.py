@@ -215,6 +215,16 @@ async def test_a_dead_holder_of_this_host_is_not_waited_for(
         pass
 
 
+async def test_a_lock_that_this_process_could_not_give_back_is_not_waited_for(
+    locker: Lockers, redis: Redis, upload_id: str
+) -> None:
+    async with locker() as one:
+        # Redis was away when it was to be given back.
+        await redis.set(schema.lock_key(upload_id), f"{one._process}:1")
+        async with one.hold(upload_id) as lock:
+            assert await redis.get(schema.lock_key(upload_id)) == lock.value
+
+
 async def test_a_holder_shuts_down_by_letting_go(locker: Lockers, upload_id: str) -> None:
     async with locker() as one, one.hold(upload_id) as lock:
         one.stop_all()
