@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 import structlog
@@ -39,6 +39,22 @@ _PROGRESS = 1.0
 _READ = 2**20
 
 
+@dataclass(slots=True)
+class Pace:
+    """Space out what is made durable of bodies that trickle in: `rate` commits a second in all.
+
+    Thousands of slow uploads would else keep disk and Redis from everybody.
+    """
+
+    rate: float = 250.0
+    bodies: int = 0
+
+    @property
+    def pause(self) -> float:
+        """Return the seconds between two commits of a body, on top of what its pulse is."""
+        return self.bodies / self.rate if self.bodies > self.rate else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Stores:
     """Hold where a body goes and whom it concerns; `finished` is told of a complete upload."""
@@ -47,6 +63,7 @@ class Stores:
     info: InfoStore
     limits: Limits
     finished: Callable[[], None]
+    pace: Pace = field(default_factory=Pace)
 
 
 class Nowhere:
@@ -91,7 +108,7 @@ class Intake:
         # That enough is here tells nothing: a crash may have come before it was looked at.
         self._seen = not stores.limits.video or upload.partial
         self._started = asyncio.get_running_loop().time()
-        self._told_at = self._started
+        self._told_at = self._committed_at = self._started
 
     async def run(self, exchange: Exchange | None, *, skip: int = 0) -> BodyEnd:
         """Move the body, if there is one, behind its first `skip` bytes, and commit.
@@ -125,7 +142,11 @@ class Intake:
                 if end is not BodyEnd.MORE and past.offset < skip:
                     return end
         sink: Sink = self._writer if digest is None else DigestingSink(self._writer, digest)
-        end = await self._move(sink, exchange, stop)
+        self._stores.pace.bodies += 1
+        try:
+            end = await self._move(sink, exchange, stop)
+        finally:
+            self._stores.pace.bodies -= 1
         if end is not BodyEnd.DONE:
             return end
         if digest is not None and checksum is not None:
@@ -170,8 +191,18 @@ class Intake:
                     raise ProtocolError(Code.BODY_TOO_LONG)
             if end is not BodyEnd.MORE:
                 return end
-            await self._checkpoint()
-            await self._tell(exchange)
+            if self._is_due(sink.offset):
+                await self._checkpoint()
+                await self._tell(exchange)
+
+    def _is_due(self, offset: int) -> bool:
+        """Tell whether it is time to commit: for much at once, for little when it is its turn."""
+        now = asyncio.get_running_loop().time()
+        little = offset - self.upload.offset < _CHECKPOINT
+        if little and now - self._committed_at < self._stores.pace.pause:
+            return False
+        self._committed_at = now
+        return True
 
     async def _tell(self, exchange: Exchange) -> None:
         """Tell the client how far it is, now and then."""

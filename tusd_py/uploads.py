@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
@@ -17,7 +17,7 @@ from anyio import to_thread
 from storage.errors import RecordBehind, StorageError, UploadExists, UploadGone, UploadNotFound
 from tusd_py import fields, protocol
 from tusd_py.exchange import BodyEnd
-from tusd_py.intake import Intake, Nowhere, Rejected, Stores, content_digests
+from tusd_py.intake import Intake, Nowhere, Pace, Rejected, Stores, content_digests
 from tusd_py.jobs import JobStatus
 from tusd_py.protocol import IETF, TUS, Code, ProtocolError, Response
 
@@ -53,11 +53,12 @@ class Uploads:
     min_free_bytes: int
     finished: Callable[[], None]
     closing: Callable[[], bool] = lambda: False
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def stores(self) -> Stores:
         """Return what an intake needs."""
-        return Stores(self.data, self.info, self.limits, self.finished)
+        return Stores(self.data, self.info, self.limits, self.finished, self.pace)
 
 
 @dataclass(slots=True)

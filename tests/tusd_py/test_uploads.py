@@ -24,6 +24,7 @@ from storage.segments import FileWriter
 from storage.upload import PARTIAL, Upload
 from tusd_py.exchange import BodyEnd
 from tusd_py.headers import Headers
+from tusd_py.intake import Pace
 from tusd_py.origin import Origin
 from tusd_py.protocol import Limits, ProtocolError, Response
 from tusd_py.resumable import Dialect
@@ -49,6 +50,8 @@ WHOLE = {"Upload-Complete": "?1", "Upload-Draft-Interop-Version": "8"}
 class Spoken:
     """Bring a body that is all here (tusd_py.exchange.Exchange), and keep the answer."""
 
+    most = sys.maxsize
+
     def __init__(self, headers: Headers, body: bytes, trailer: str | None, end: BodyEnd) -> None:
         self.headers = headers
         self.can_trail = True
@@ -59,6 +62,7 @@ class Spoken:
 
     async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         del stop
+        limit = min(limit, self.most)
         piece, self._body = self._body[:limit], self._body[limit:]
         sink.write([piece])
         return BodyEnd.MORE if self._body else self._end
@@ -244,6 +248,26 @@ async def test_a_concatenation_with_a_key_can_be_tried_again(
         assert (await site.ask("POST", None, headers)).status == 503
     assert (await site.ask("POST", None, headers)).status == 201
     assert len(site.ids()) == 2
+
+
+@pytest.mark.parametrize(("rate", "commits"), [(1.0, 10), (1e-6, 1)])
+async def test_the_more_bodies_trickle_in_the_more_rarely_each_is_committed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, rate: float, commits: int
+) -> None:
+    offsets = []
+    commit = FileWriter.commit
+
+    def count(writer: FileWriter, upload: Upload) -> None:
+        offsets.append(upload.offset)
+        commit(writer, upload)
+
+    monkeypatch.setattr(FileWriter, "commit", count)
+    # Byte by byte.
+    monkeypatch.setattr(Spoken, "most", 1)
+    upload = await site.upload(length=len(BODY))
+    paced = site.configured(pace=Pace(rate))
+    answer = await paced.tus("PATCH", upload.id, BODY, Upload_Offset="0", **TYPE)
+    assert (answer.status, len(offsets), offsets[-1]) == (204, commits, len(BODY))
 
 
 async def test_a_creation_with_a_key_that_is_told_again_finds_its_upload_on_a_full_disk(
