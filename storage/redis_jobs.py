@@ -146,16 +146,29 @@ class RedisJobs:
         A final upload in it that waits for parts is assembled as far as it can be.
         """
         count = 0
-        while found := self._redis.zrange(schema.OUTBOX, 0, _BATCH - 1, withscores=True):
-            ids = [upload_id for upload_id, _ in found]
-            # One that is complete with this enters the outbox anew.
-            self._finals.assemble(ids)
-            active = self.active(ids)
-            count += sum(self._rq.enqueue(upload_id) for upload_id in ids if upload_id in active)
-            # Dying before this, it is enqueued again: RQ knows it by its id.
-            entries = [value for pair in found for value in pair]
-            call(self._redis, schema.DRAINED, (schema.OUTBOX,), entries)
+        while (drained := self._drain_oldest())[0]:
+            count += drained[1]
         return count
+
+    @redis_errors()
+    def drain_oldest(self) -> bool:
+        """Hand the oldest ones in the outbox to RQ, as `drain`; tell whether more may wait."""
+        return self._drain_oldest()[0] == _BATCH
+
+    def _drain_oldest(self) -> tuple[int, int]:
+        """Return how many were in the outbox, and how many of them were new to RQ."""
+        found = self._redis.zrange(schema.OUTBOX, 0, _BATCH - 1, withscores=True)
+        if not found:
+            return 0, 0
+        ids = [upload_id for upload_id, _ in found]
+        # One that is complete with this enters the outbox anew.
+        self._finals.assemble(ids)
+        active = self.active(ids)
+        count = sum(self._rq.enqueue(upload_id) for upload_id in ids if upload_id in active)
+        # Dying before this, it is enqueued again: RQ knows it by its id.
+        entries = [value for pair in found for value in pair]
+        call(self._redis, schema.DRAINED, (schema.OUTBOX,), entries)
+        return len(found), count
 
     @redis_errors()
     def active(self, ids: Sequence[str]) -> set[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 VERSION = 1
 PARTIAL = "partial"
 FIRST_SEGMENT = ((0, 0),)
+_OPTIONAL = ("metadata", "concat", "repr_digest", "fingerprint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +103,25 @@ class Upload:
 
     def to_hash(self) -> dict[str, str]:
         """Build the fields of the Redis hash."""
-        fields = {name: str(value) for name, value in self._fields().items() if value is not None}
-        segments = ",".join(f"{number}:{start}" for number, start in self.segments)
-        fields |= {"complete": str(int(self.complete)), "version": str(VERSION)}
+        fields = {
+            "id": self.id,
+            "created_at": str(self.created_at),
+            "expires_at": str(self.expires_at),
+            "offset": str(self.offset),
+            "complete": "1" if self.complete else "0",
+            "token": str(self.token),
+            "dialect": self.dialect,
+            "version": str(VERSION),
+        }
+        if self.length is not None:
+            fields["length"] = str(self.length)
+        for name in _OPTIONAL:
+            if (value := getattr(self, name)) is not None:
+                fields[name] = value
         # Nearly always one file; Redis need not remember that.
-        return _without(fields, "segments") | ({"segments": segments} if self._parted else {})
+        if self._parted:
+            fields["segments"] = ",".join(f"{number}:{start}" for number, start in self.segments)
+        return fields
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> Upload:

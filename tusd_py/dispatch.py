@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -20,13 +21,16 @@ log = structlog.get_logger()
 _TICK = 1.0
 _RECONCILE = 30.0
 _SWEEP = 10.0
+# How many times longer than it drained it rests then: threads of one process share its time, and
+# uploads that come in are more urgent than the start of their analyses.
+_REST = 4.0
 
 
 class Outbox(Protocol):
     """What is scheduled here; each blocks, and raises StorageError."""
 
-    def drain(self) -> int:
-        """Hand finished uploads to the queue."""
+    def drain_oldest(self) -> bool:
+        """Hand the oldest finished uploads to the queue; tell whether more may wait."""
 
     def reconcile(self) -> int:
         """Re-drive what was lost on the way."""
@@ -43,6 +47,7 @@ class Dispatcher:
         self._outbox = outbox
         self._revive = revive
         self._wake = asyncio.Event()
+        self._more: Callable[[], object] = self.wake
         self._reachable = True
 
     def wake(self) -> None:
@@ -52,12 +57,14 @@ class Dispatcher:
     async def run(self) -> None:
         """Work until cancelled; what fails is tried again."""
         loop = asyncio.get_running_loop()
+        self._more = partial(loop.call_soon_threadsafe, self.wake)
         reconcile_at = sweep_at = 0.0
         with suppress(StorageError):
             await to_thread.run_sync(self._revive)
         while True:
             now = loop.time()
-            done = await self._step(self._outbox.drain)
+            done = await self._step(self._drain)
+            rest = (loop.time() - now) * _REST
             if done and now >= reconcile_at and await self._step(self._outbox.reconcile):
                 reconcile_at = now + _RECONCILE
             if done and now >= sweep_at and await self._step(self._outbox.sweep):
@@ -66,8 +73,13 @@ class Dispatcher:
                 async with asyncio.timeout(_TICK):
                     await self._wake.wait()
             self._wake.clear()
+            await asyncio.sleep(min(rest, _TICK))
 
-    async def _step(self, step: Callable[[], int]) -> bool:
+    def _drain(self) -> None:
+        if self._outbox.drain_oldest():
+            self._more()
+
+    async def _step(self, step: Callable[[], object]) -> bool:
         try:
             await to_thread.run_sync(step)
         except StoreUnavailable as error:

@@ -49,6 +49,8 @@ class TrustedPeers:
         """Tell whether an ASGI scope's `client` is one of them; a Unix socket has none."""
         if client is None:
             return self.unix
+        if not self.networks:
+            return False
         try:
             address = ip_address(client[0])
         except ValueError:
@@ -64,7 +66,8 @@ class Reach:
 
     base: str
     upload_path: str
-    hosts: frozenset[tuple[str, str]]
+    #: The names, as in a URL, by which we were asked.
+    names: tuple[str, ...]
 
     def location(self, upload_id: str) -> str:
         """Return the address of an upload."""
@@ -85,7 +88,14 @@ class Reach:
         if not parts.netloc:
             return not parts.scheme
         schemes = (parts.scheme,) if parts.scheme else ("http", "https")
-        return any(_host(parts.netloc, scheme) in self.hosts for scheme in schemes)
+        hosts = self._hosts()
+        return any(_host(parts.netloc, scheme) in hosts for scheme in schemes)
+
+    def _hosts(self) -> set[tuple[str, str]]:
+        made = urlsplit(self.base)
+        found = {_host(name, scheme) for name in self.names for scheme in _DEFAULT_PORTS}
+        found.add(_host(made.netloc, made.scheme))
+        return {host for host in found if host}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +114,15 @@ class Origin:
     def of(self, scope: Mapping[str, Any], headers: Headers) -> Reach:
         """Tell how the client of one request (an ASGI scope) reaches us."""
         trusted = self.trusted.trust(scope.get("client"))
-        told = _told(headers) if trusted else _Told()
+        told = _told(headers) if trusted else _NOTHING
         asked = _asked(headers)
-        base = self._base(scope, told, asked)
-        hosts = {_host(name, scheme) for name in (asked, told.host) for scheme in _DEFAULT_PORTS}
-        made = urlsplit(base)
-        hosts.add(_host(made.netloc, made.scheme))
-        return Reach(base, self.creation_path, frozenset(host for host in hosts if host))
+        return Reach(self._base(scope, told, asked), self.creation_path, (asked, told.host))
 
     def _base(self, scope: Mapping[str, Any], told: _Told, asked: str) -> str:
         if self.public_url is not None:
             return self.public_url.rstrip("/")
-        root = quote(scope.get("root_path", "").rstrip("/"))
+        root = scope.get("root_path", "")
+        root = quote(root.rstrip("/")) if root else ""
         # Often the server was told the prefix too.
         path = root if f"{root}/".startswith(f"{told.prefix}/") else told.prefix + root
         if not told.host and not told.scheme:
@@ -131,6 +138,9 @@ class _Told:
     scheme: str = ""
     port: str = ""
     prefix: str = ""
+
+
+_NOTHING = _Told()
 
 
 def _told(headers: Headers) -> _Told:

@@ -176,7 +176,7 @@ async def _create_with_key(
     if known is not None:
         return await _create_again(action, known, call, uploads)
     await uploads.info.create(upload)
-    log.info("upload.created", upload=upload.id, length=upload.length)
+    log.debug("upload.created", upload=upload.id, length=upload.length)
     if not action.body and upload.length != 0:
         return await _created(upload, action, call, uploads)
     return await _take_first_body(action, upload, _hold(upload.id, uploads), call, uploads)
@@ -209,7 +209,7 @@ async def _announce(upload: Upload, uploads: Uploads, lock: Lock) -> None:
         # Nobody knows of it; but a Redis that only was slow may still store the record.
         await to_thread.run_sync(uploads.data.remove, upload.id)
         raise
-    log.info("upload.created", upload=upload.id, length=upload.length)
+    log.debug("upload.created", upload=upload.id, length=upload.length)
 
 
 async def _create_again(action: Create, upload: Upload, call: Call, uploads: Uploads) -> Response:

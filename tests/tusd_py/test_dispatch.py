@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 class Scripted:
     """An outbox whose drain does what the script says, one entry a call."""
 
-    def __init__(self, *script: Exception | None) -> None:
+    def __init__(self, *script: Exception | bool) -> None:
         self.script = list(script)
         self.calls: list[str] = []
 
-    def drain(self) -> int:
+    def drain_oldest(self) -> bool:
         self.calls.append("drain")
-        if self.script and (error := self.script.pop(0)):
-            raise error
-        return 0
+        step = self.script.pop(0) if self.script else None
+        if isinstance(step, Exception):
+            raise step
+        return bool(step)
 
     def reconcile(self) -> int:
         self.calls.append("reconcile")
@@ -78,6 +79,15 @@ async def test_a_finished_upload_is_drained_at_once(
     await until(outbox, "sweep", 1)
     dispatcher.wake()
     await until(outbox, "drain", 2)
+
+
+async def test_what_is_more_than_one_step_takes_is_drained_in_several(
+    start: Callable[[Scripted], Dispatcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_TICK", 3600)
+    outbox = Scripted(True, True, False)
+    start(outbox)
+    await until(outbox, "drain", 3)
 
 
 async def test_a_redis_that_is_away_is_started_and_asked_again(

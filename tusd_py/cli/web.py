@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import select
 from contextlib import suppress
 from functools import partial
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 10
 # No honest client takes so long to say what it wants.
 HEAD_SECONDS = 60
+# Objects, and generations, between two looks for cycles.
+_GC = (20_000, 20, 20)
 # Connections that are taken at once where another process does not take them.
 _MOST = 64
 
@@ -81,6 +84,10 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        # What is here now stays, and requests leave few cycles behind: no need to look often.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC)
         self._serving()
 
     async def on_tick(self, counter: int) -> bool:
