@@ -1,22 +1,63 @@
-"""What an acknowledgement waits for: the policies that a data store may follow.
+"""What an acknowledgement waits for, and how that is waited for.
 
 A store writes data, lets it be synced, writes the journal's line that counts it, and lets that be
-synced too; names of files are synced before anybody is told of them. A policy says which of these
-syncs take place, when, and who shares them.
+synced too; names of files are synced before anybody is told of them. It does so in steps that say
+what has to be synced before the next one: so the order stands in one place, whether a thread waits
+for it or an event loop (storage/syncs.py).
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
+T = TypeVar("T")
 Policy = Literal["request", "interval", "none"]
+
+
+class Sync(NamedTuple):
+    """Ask that a file, or the names in a directory, be synced; `size` bytes are new in it."""
+
+    descriptor: int
+    size: int = 0
+    names: bool = False
+
+    def now(self) -> None:
+        """Do it in this thread; raise OSError."""
+        (os.fsync if self.names else os.fdatasync)(self.descriptor)
+
+
+if TYPE_CHECKING:
+    #: Each step yields what is synced before the next one, in any order. Where that failed it gets
+    #: the OSError thrown in, once all of them are over.
+    Steps = Generator[Sequence[Sync], None, T]
+
+
+def do(steps: Steps[T]) -> T:
+    """Take all of the steps in this thread, and return what they do; raise what they raise."""
+    try:
+        syncs = next(steps)
+        while True:
+            error = sync_all(syncs)
+            syncs = next(steps) if error is None else steps.throw(error)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def sync_all(syncs: Sequence[Sync]) -> OSError | None:
+    """Do them one after the other in this thread; return what went wrong."""
+    try:
+        for sync in syncs:
+            sync.now()
+    except OSError as error:
+        return error
+    return None
 
 
 class Durability(Protocol):
@@ -28,13 +69,7 @@ class Durability(Protocol):
 
     @property
     def prompt(self) -> bool:
-        """Tell whether nothing here blocks."""
-
-    def turn(self, size: int) -> None:
-        """Wait until syncs may begin that concern `size` bytes."""
-
-    def due(self, size: int) -> bool:
-        """Tell whether `size` bytes that nobody waits for yet shall be synced already."""
+        """Tell whether nothing here waits for the disk."""
 
     def file(self, descriptor: int) -> None:
         """Sync what a file holds, and all it takes to read that again."""
@@ -43,15 +78,9 @@ class Durability(Protocol):
         """Sync the names in a directory."""
 
 
-def choose(policy: Policy, seconds: float, size: int) -> Durability:
-    """Return the policy of that name; `interval` syncs every `seconds` or `size` bytes."""
-    match policy:
-        case "request":
-            return PerRequest()
-        case "interval":
-            return PerInterval(seconds, size)
-        case "none":
-            return Unsynced()
+def choose(policy: Policy) -> Durability:
+    """Return what a store does under that policy; how often is up to who drives it."""
+    return Unsynced() if policy == "none" else PerRequest()
 
 
 class PerRequest:
@@ -63,13 +92,6 @@ class PerRequest:
 
     prompt = False
 
-    def turn(self, size: int) -> None:
-        pass
-
-    def due(self, size: int) -> bool:
-        del size
-        return True
-
     def file(self, descriptor: int) -> None:
         os.fdatasync(descriptor)
 
@@ -77,53 +99,10 @@ class PerRequest:
         sync_directory(path)
 
 
-class PerInterval(PerRequest):
-    """Sync before each acknowledgement too, but let many wait for the same time to do so."""
-
-    def __init__(self, seconds: float, size: int) -> None:
-        """Let nobody pass within `seconds` of the last ones, unless they bring `size` bytes."""
-        self._seconds = seconds
-        self._size = size
-        self._passed = threading.Condition()
-        self._round = 0
-        self._began = -seconds
-        #: Bytes whose sync somebody waits for.
-        self.waiting = 0
-
-    def turn(self, size: int) -> None:
-        with self._passed:
-            mine = self._round
-            self.waiting += size
-            if self.waiting >= self._size:
-                self._pass()
-            while mine == self._round:
-                left = self._began + self._seconds - time.monotonic()
-                if left <= 0:
-                    self._pass()
-                else:
-                    self._passed.wait(left)
-
-    def _pass(self) -> None:
-        self._round += 1
-        self._began = time.monotonic()
-        self.waiting = 0
-        self._passed.notify_all()
-
-    def due(self, size: int) -> bool:
-        return size >= self._size or time.monotonic() >= self._began + self._seconds
-
-
 class Unsynced:
     """Leave all to the operating system: a power cut takes what it has not written by then."""
 
     prompt = True
-
-    def turn(self, size: int) -> None:
-        pass
-
-    def due(self, size: int) -> bool:
-        del size
-        return True
 
     def file(self, descriptor: int) -> None:
         pass

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from uuid import UUID
 
 from storage import journal
-from storage.durability import PerRequest, sync_way
+from storage.durability import PerRequest, Sync, do, sync_way
 from storage.errors import (
     DiskFailed,
     NoRoom,
@@ -38,7 +38,7 @@ from storage.upload import Part
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from storage.durability import Durability
+    from storage.durability import Durability, Steps
     from storage.job import Ended
     from storage.upload import Upload
 
@@ -90,7 +90,6 @@ class FileStore:
     def create(self, upload: Upload) -> None:
         lines = journal.first_lines(upload, self._boot)
         with DiskErrors():
-            self._durability.turn(len(lines))
             data = self._segment(upload.id, 0)
             if upload.fingerprint is not None:
                 self._create_once(upload.id, lines)
@@ -120,32 +119,40 @@ class FileStore:
         return self._durability.prompt
 
     def begin(self, upload: Upload) -> FileWriter:
-        opened = journal.opened_line(upload, self._boot, secrets.token_hex(8))
-        lines = journal.first_lines(upload, self._boot) + opened
+        return do(self.beginning(upload))
+
+    def beginning(self, upload: Upload) -> Steps[FileWriter]:
         free = self.free_bytes()
         if free < self._reserve:
             raise NoRoom(f"the disk has no room: {free} bytes are free")
         # Names as text: this is on the way of every small upload.
         path = f"{self._directory}/{upload.id}"
+        opened = journal.opened_line(upload, self._boot, secrets.token_hex(8))
+        lines = journal.first_lines(upload, self._boot) + opened
         with DiskErrors():
-            self._durability.turn(len(lines))
             data = _create_locked(path)
             try:
-                log = self._begin_log(f"{path}.log", lines)
+                log = yield from self._begin_log(f"{path}.log", lines)
             except OSError:
                 Path(path).unlink()
                 os.close(data)
                 raise
         return self._writer(upload, data, log, 0)
 
-    def _begin_log(self, path: str, lines: bytes) -> Log:
-        log = Log.create(path, lines, self._durability)
+    def _begin_log(self, path: str, lines: bytes) -> Steps[Log]:
+        if self._durability.prompt:
+            return Log.create(path, lines, self._durability)
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._durability.directory(self._directory)
-        except OSError:
-            Path(path).unlink()
-            log.close()
-            raise
+            log = Log.create(path, lines, self._durability)
+            try:
+                yield [log.sync, Sync(directory, names=True)]
+            except OSError:
+                Path(path).unlink()
+                log.close()
+                raise
+        finally:
+            os.close(directory)
         return log
 
     def _writer(self, upload: Upload, data: int, log: Log, size: int) -> FileWriter:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from storage.durability import Steps
     from storage.job import Ended, Job
     from storage.upload import Upload
 
@@ -63,8 +64,8 @@ class Writer(FileSink, Protocol):
         """Read back what this writer wrote from `start` on."""
 
     @property
-    def due(self) -> bool:
-        """Tell whether what was written should be committed though nobody waits for that yet."""
+    def unsynced(self) -> int:
+        """Tell how many bytes were written that no commit has synced."""
 
     def commit(self, upload: Upload) -> None:
         """Bring data, then journal, to stable storage: `upload` is what is true from here on.
@@ -77,6 +78,9 @@ class Writer(FileSink, Protocol):
             LockLost: somebody has opened it under a newer token; nobody may be told of this.
             UploadGone: it was removed.
         """
+
+    def committing(self, upload: Upload) -> Steps[None]:
+        """Do the same in steps, for who waits for syncs otherwise."""
 
     def rewind(self) -> None:
         """Go back to what was committed: `offset` is that of `upload` again."""
@@ -129,6 +133,9 @@ class DataStore(Protocol):
 
     def begin(self, upload: Upload) -> Writer:
         """Create an upload whose id is new, as `create` does, and open it under `upload.token`."""
+
+    def beginning(self, upload: Upload) -> Steps[Writer]:
+        """Do the same in steps, for who waits for syncs otherwise."""
 
     def open(self, upload: Upload) -> Writer:
         """Open for writing at `upload.offset` under `upload.token`, which is remembered durably.

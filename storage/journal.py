@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
 
+from storage.durability import Sync
 from storage.errors import JournalDamaged, UploadGone, UploadNotFound
 from storage.job import Ended
 from storage.upload import Part, Upload
@@ -200,7 +201,7 @@ class Log:
         """Open it, or take what was opened; raise UploadNotFound."""
         self._path = path
         self._durability = durability
-        self._size = -1
+        self._size = self._expected = -1
         if fd is None:
             with needed(Path(path)):
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
@@ -208,12 +209,11 @@ class Log:
 
     @classmethod
     def create(cls, path: str, lines: bytes, durability: Durability) -> Self:
-        """Create it with its first lines and sync them, but not its name; raise FileExistsError."""
+        """Create it with its first lines, which are not synced yet; raise FileExistsError."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         log = cls(path, durability, os.open(path, flags, 0o640))
         try:
-            write_all(log._fd, lines)
-            durability.file(log._fd)
+            log.write(lines)
         except OSError:
             Path(path).unlink()
             log.close()
@@ -221,17 +221,34 @@ class Log:
         log._size = len(lines)
         return log
 
+    @property
+    def sync(self) -> Sync:
+        """Return what brings all of it to stable storage."""
+        return Sync(self._fd, max(self._size, 0))
+
     def append(self, line: bytes) -> Journal | None:
         """Append a line and sync it; return what all of it says if it is not the only new one.
 
         Raises as `parse`, and UploadNotFound.
         """
-        expected = self._size + len(line)
-        write_all(self._fd, line)
+        self.write(line)
         self._durability.file(self._fd)
-        # Where this line ends. Whoever appends behind it sees it there.
+        return self.others()
+
+    def write(self, line: bytes) -> Sync:
+        """Append a line; return what brings it to stable storage."""
+        self._expected = self._size + len(line)
+        write_all(self._fd, line)
+        return Sync(self._fd, len(line))
+
+    def others(self) -> Journal | None:
+        """Return what all of it says if the line that was appended is not the only new one.
+
+        Raises as `parse`, and UploadNotFound.
+        """
+        # Where that line ends. Whoever appends behind it sees it there.
         self._size = os.lseek(self._fd, 0, os.SEEK_CUR)
-        if self._size == expected and self._is_live():
+        if self._size == self._expected and self._is_live():
             return None
         path = Path(self._path)
         with needed(path):

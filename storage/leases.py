@@ -19,6 +19,7 @@ import structlog
 from anyio import to_thread
 
 from storage.errors import StorageError, UploadLocked, UploadNotFound
+from storage.syncs import Syncs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,12 +51,15 @@ class Lease:
     holder shall flush, commit and let go.
     """
 
-    def __init__(self, lock: Lock, data: DataStore, writer: Writer | None = None) -> None:
+    def __init__(
+        self, lock: Lock, data: DataStore, syncs: Syncs, writer: Writer | None = None
+    ) -> None:
         """Hold what `lock` stands for, with what is open of it already."""
         self.upload = lock.upload
         self.stop = asyncio.Event()
         self.lock = lock
         self._data = data
+        self._syncs = syncs
         self._writer = writer
         self._discarded = False
 
@@ -110,16 +114,13 @@ class Lease:
     async def commit(self, upload: Upload) -> None:
         """Commit what was written, to the end whatever happens meanwhile. Raises as the writer."""
         writer = await self.writer()
-        if self._data.prompt:
-            writer.commit(upload)
-        else:
-            await run_to_the_end(writer.commit, upload)
+        await self._syncs.carry_out(writer.committing(upload))
 
     async def close(self) -> None:
         """Let go of the files."""
         if self._writer is None:
             return
-        if self._data.prompt:
+        if self._data.prompt or not self._writer.unsynced:
             self._writer.close()
         else:
             await run_to_the_end(self._writer.close)
@@ -139,11 +140,21 @@ class Leases:
     """Give each upload one writer over all processes, and keep for a while what it had open."""
 
     def __init__(
-        self, locker: Locker, data: DataStore, *, keep: float = KEEP, most: int | None = None
+        self,
+        locker: Locker,
+        data: DataStore,
+        *,
+        keep: float = KEEP,
+        most: int | None = None,
+        syncs: Syncs | None = None,
     ) -> None:
-        """Keep `most` leases at most, `keep` seconds each; by default as files allow."""
+        """Keep `most` leases at most, `keep` seconds each; by default as files allow.
+
+        What is created or committed is synced by `syncs`, by default at once.
+        """
         self._locker = locker
         self._data = data
+        self._syncs = syncs or Syncs()
         self._seconds = keep
         self._most = how_many() if most is None else most
         self._places: dict[str, _Place] = {}
@@ -210,6 +221,7 @@ class Leases:
                         self.leave(upload_id, await self.enter(upload_id))
                     if self._leaving:
                         await asyncio.wait(self._leaving.values())
+        self._syncs.close()
 
     async def enter(self, upload_id: str) -> _Place:
         """Queue behind the other requests of this process; the one that writes is asked to stop."""
@@ -265,9 +277,10 @@ class Leases:
     async def _begin(
         self, upload: Upload, announce: Callable[[Lock], Awaitable[None]], upload_id: str
     ) -> Lease:
-        writer = self._data.begin(upload) if self._data.prompt else await self._begun(upload)
+        steps = self._data.beginning(upload)
+        writer = await self._syncs.carry_out(steps, lambda writer: writer.close())
         lock = self._locker.grant(upload, partial(self._asked, upload_id))
-        lease = Lease(lock, self._data, writer)
+        lease = Lease(lock, self._data, self._syncs, writer)
         try:
             await announce(lease.lock)
         except BaseException:
@@ -275,18 +288,9 @@ class Leases:
             raise
         return lease
 
-    async def _begun(self, upload: Upload) -> Writer:
-        begun = asyncio.get_running_loop().run_in_executor(None, self._data.begin, upload)
-        try:
-            return await to_the_end(begun)
-        except asyncio.CancelledError:
-            if not begun.cancelled() and begun.exception() is None:
-                begun.result().close()
-            raise
-
     async def _take(self, upload_id: str) -> Lease:
         lock = await self._locker.take(upload_id, partial(self._asked, upload_id))
-        return Lease(lock, self._data)
+        return Lease(lock, self._data, self._syncs)
 
     def _asked(self, upload_id: str) -> None:
         place = self._places.get(upload_id)

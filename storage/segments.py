@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from storage import journal
 from storage.bulk import BLOCK, Bulk
+from storage.durability import Sync, do
 from storage.errors import DiskFailed, JournalDamaged, LockLost, RecordBehind, StorageFull
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-    from storage.durability import Durability
+    from storage.durability import Durability, Steps
     from storage.errors import StorageError
     from storage.interfaces import Buffer
     from storage.journal import Log
@@ -55,9 +56,9 @@ class FileWriter:
         """
         self.upload = upload
         self._room = room
-        self._durability = durability
+        self._durable = not durability.prompt
         self._data = data
-        self._bulk = Bulk(data, durable=not durability.prompt)
+        self._bulk = Bulk(data, durable=self._durable)
         self._log = log
         self._boot = boot
         self._closed = False
@@ -156,16 +157,24 @@ class FileWriter:
             self.write(())
 
     @property
-    def due(self) -> bool:
-        return self._durability.due(self._offset - self._stored + self._unsynced)
+    def unsynced(self) -> int:
+        return self._offset - self._stored + self._unsynced
 
     def commit(self, upload: Upload) -> None:
+        do(self.committing(upload))
+
+    def committing(self, upload: Upload) -> Steps[None]:
         self._write_taken()
         with self._disk():
-            self._durability.turn(self._unsynced)
             try:
-                self._sync(upload)
-                read = self._log.append(journal.commit_line(upload, self._boot))
+                self._cut(upload)
+                if self._unsynced and self._durable:
+                    yield [Sync(self._data, self._unsynced)]
+                self._unsynced = 0
+                line = self._log.write(journal.commit_line(upload, self._boot))
+                if self._durable:
+                    yield [line]
+                read = self._log.others()
             except OSError:
                 self._fail()
                 raise
@@ -174,14 +183,11 @@ class FileWriter:
             raise LockLost("a newer request has opened this upload")
         self.upload = upload
 
-    def _sync(self, upload: Upload) -> None:
+    def _cut(self, upload: Upload) -> None:
         size = upload.offset - self._start
         if upload.complete and size != self._size:
             os.ftruncate(self._data, size)
             self._size, self._unsynced = size, max(self._unsynced, 1)
-        if self._unsynced:
-            self._durability.file(self._data)
-            self._unsynced = 0
 
     def _fail(self) -> None:
         """Go back to what was committed, for good: the kernel takes for clean what it lost."""

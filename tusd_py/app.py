@@ -26,6 +26,7 @@ from storage.redis_info import RedisInfoStore
 from storage.redis_jobs import RedisJobs
 from storage.redis_locker import RedisLocker, end
 from storage.redis_wire import RedisWire
+from storage.syncs import Syncs
 from tusd_py import protocol, resumable
 from tusd_py.cors import Cors
 from tusd_py.dispatch import Dispatcher
@@ -207,16 +208,13 @@ def create_app(settings: Settings) -> Starlette:
     embedded = None if settings.redis_url else Embedded(settings.upload_dir / "redis")
     url = settings.redis_url or (embedded.url if embedded else "")
     redis = _connect(url)
-    flushed = durability.choose(
-        settings.durability,
-        settings.durability_interval_ms / 1000,
-        settings.durability_interval_bytes,
+    data = FileStore(
+        settings.upload_dir, settings.min_free_bytes, durability.choose(settings.durability)
     )
-    data = FileStore(settings.upload_dir, settings.min_free_bytes, flushed)
     wire = RedisWire(url)
     info = RedisInfoStore(wire)
     locker = RedisLocker(redis, wire)
-    leases = Leases(locker, data)
+    leases = Leases(locker, data, syncs=_syncs(settings))
     outbox = RedisJobs.connect(url, data, settings)
     dispatcher = Dispatcher(outbox, embedded.start if embedded else lambda: None)
     uploads = Uploads(
@@ -283,6 +281,12 @@ def create_app(settings: Settings) -> Starlette:
         settings.upload_timeout_seconds,
     )
     return app
+
+
+def _syncs(settings: Settings) -> Syncs:
+    if settings.durability != "interval":
+        return Syncs()
+    return Syncs(settings.durability_interval_ms / 1000, settings.durability_interval_bytes)
 
 
 def _connect(url: str) -> Redis:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
-import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 
 from storage.durability import (
     Durability,
-    PerInterval,
     PerRequest,
     Policy,
     Unsynced,
@@ -28,13 +25,9 @@ from storage.job import Ended, JobState
 from storage.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from storage.segments import FileWriter
-
-# Never on the way in a test that does not wait for it.
-FOREVER = 100_000.0
-DEADLINE = 60.0
 
 
 @dataclass
@@ -96,29 +89,6 @@ def created(store: FileStore, length: int = 10) -> Upload:
 def append(writer: FileWriter, body: bytes, *, complete: bool = False) -> None:
     writer.write([body])
     writer.commit(replace(writer.upload, offset=writer.offset, complete=complete))
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[Callable[[], None]], threading.Thread]]:
-    """Start threads that are over at the end of the test."""
-    started: list[threading.Thread] = []
-
-    def start(do: Callable[[], None]) -> threading.Thread:
-        started.append(threading.Thread(target=do, daemon=True))
-        started[-1].start()
-        return started[-1]
-
-    yield start
-    for thread in started:
-        thread.join(DEADLINE)
-        assert not thread.is_alive()
 
 
 def test_a_creation_is_on_the_disk_with_its_name_before_it_is_told(disk: Disk) -> None:
@@ -278,57 +248,9 @@ def test_a_creation_whose_sync_failed_was_none(disk: Disk, tmp_path: Path, faili
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
-def test_commits_wait_for_the_interval_and_pass_together(
-    disk: Disk, threads: Callable[[Callable[[], None]], threading.Thread]
-) -> None:
-    durability = PerInterval(FOREVER, 8)
-    store = disk.store(durability)
-    # The first of all finds nobody before it; the others bring enough each.
-    uploads = [created(store), created(store)]
-    writers = [store.open(upload) for upload in uploads]
-    told: list[str] = []
-
-    def commit(writer: FileWriter, body: bytes) -> None:
-        append(writer, body)
-        told.append(writer.upload.id)
-
-    disk.take()
-    threads(lambda: commit(writers[0], b"abc"))
-    eventually(lambda: durability.waiting == 3)
-    # Written, but nobody is told, nor does the journal count it.
-    assert disk.take() == ["pwritev data"]
-    assert (told, store.look(uploads[0].id).offset) == ([], 0)
-    threads(lambda: commit(writers[1], b"abcde"))
-    eventually(lambda: len(told) == 2)
-    assert sorted(disk.take()) == [
-        *["fdatasync data"] * 2,
-        *["fdatasync journal"] * 2,
-        "pwritev data",
-        *["write journal"] * 2,
-    ]
-    assert [store.look(upload.id).offset for upload in uploads] == [3, 5]
-    for writer in writers:
-        writer.close()
-
-
-def test_an_interval_ends_by_itself() -> None:
-    durability = PerInterval(0.01, 1000)
-    for _ in range(3):
-        durability.turn(1)
-    assert durability.waiting == 0
-
-
-def test_bytes_that_nobody_waits_for_are_due_when_they_are_many_or_the_interval_is_over() -> None:
-    durability = PerInterval(FOREVER, 8)
-    assert durability.due(1)
-    durability.turn(1)
-    assert [durability.due(size) for size in (1, 7, 8)] == [False, False, True]
-    assert PerRequest().due(1)
-
-
 @pytest.mark.parametrize(
     ("policy", "kind"),
-    [("request", PerRequest), ("interval", PerInterval), ("none", Unsynced)],
+    [("request", PerRequest), ("interval", PerRequest), ("none", Unsynced)],
 )
 def test_a_policy_is_chosen_by_its_name(policy: Policy, kind: type[Durability]) -> None:
-    assert type(choose(policy, 1.0, 1)) is kind
+    assert type(choose(policy)) is kind

@@ -56,7 +56,7 @@ class Body:
 
     def __init__(self, directory: Path, policy: Policy, family: str) -> None:
         self.ours, self.theirs = connect(family)
-        store = FileStore(directory / str(uuid4()), 0, choose(policy, 0.0, 1))
+        store = FileStore(directory / str(uuid4()), 0, choose(policy))
         store.prepare()
         upload = Upload(str(uuid4()), None, None, 1.0, 2.0)
         self.sink: FileWriter = store.begin(upload)

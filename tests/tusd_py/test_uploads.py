@@ -232,7 +232,7 @@ async def test_a_refusal_tells_no_offset_that_was_not_stored(
         del upload
         raise StorageFull("the disk has no room left")
 
-    monkeypatch.setattr(FileWriter, "commit", fill)
+    monkeypatch.setattr(FileWriter, "committing", fill)
     flags = {**WHOLE, **PART, "Upload-Complete": "?0", "Upload-Offset": "0"}
     answer = await site.ask("PATCH", upload.id, flags, BODY)
     assert (answer.status, answer.headers["Upload-Offset"]) == (507, "0")
