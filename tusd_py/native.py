@@ -78,7 +78,7 @@ class NativeExchange:
         self._trailers = trailers
         self._later: Body | None = None
         self._ended: BodyEnd | None = None
-        self._broken = False
+        self._broken = self._late = False
 
     @property
     def trailers(self) -> Headers:
@@ -126,14 +126,16 @@ class NativeExchange:
     async def _await_small(self, limit: int) -> None:
         if self._has_come() or not 0 < limit <= _SMALL:
             return
-        loop = asyncio.get_running_loop()
-        until = loop.time() + GRACE_SECONDS
-        timer = loop.call_at(until, self.message_event.set)
+        timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._is_late)
         self._ask_for_more()
-        while not self._has_come() and loop.time() < until:
+        while not self._has_come() and not self._late:
             self.message_event.clear()
             await self.message_event.wait()
         timer.cancel()
+
+    def _is_late(self) -> None:
+        self._late = True
+        self.message_event.set()
 
     def _has_come(self) -> bool:
         return not self.more_body or self._is_over()
