@@ -335,8 +335,9 @@ class FileStore:
             with needed(path):
                 return journal.parse(path.read_bytes()) if whole else journal.read(path)
         except UploadGone:
-            # Whoever wrote that may have died before it was on the disk.
-            self.settle(upload_id)
+            # Whoever wrote that may have died before it was on the disk, or his sync failed.
+            with suppress(FileNotFoundError):
+                journal.bury(path, self._durability)
             raise
 
     def look(self, upload_id: str) -> Upload:

@@ -19,7 +19,7 @@ from storage.durability import (
     Unsynced,
     choose,
 )
-from storage.errors import DiskFailed, UploadExists
+from storage.errors import DiskFailed, UploadExists, UploadGone
 from storage.filestore import FileStore
 from storage.job import Ended, JobState
 from storage.upload import Upload
@@ -254,3 +254,18 @@ def test_a_creation_whose_sync_failed_was_none(disk: Disk, tmp_path: Path, faili
 )
 def test_a_policy_is_chosen_by_its_name(policy: Policy, kind: type[Durability]) -> None:
     assert type(choose(policy)) is kind
+
+
+def test_a_removal_whose_sync_failed_is_written_and_synced_again_before_it_is_told(
+    disk: Disk,
+) -> None:
+    store = disk.store(PerRequest())
+    upload = created(store)
+    disk.failing.add("fdatasync journal")
+    with pytest.raises(DiskFailed):
+        store.remove(upload.id)
+    disk.take()
+    with pytest.raises(UploadGone):
+        store.look(upload.id)
+    # The kernel took for clean what it lost: a sync alone would do nothing.
+    assert disk.take() == ["pwrite journal", "fdatasync journal"]
