@@ -14,7 +14,14 @@ from uuid import uuid4
 import structlog
 from anyio import to_thread
 
-from storage.errors import RecordBehind, StorageError, UploadExists, UploadGone, UploadNotFound
+from storage.errors import (
+    RecordBehind,
+    StorageError,
+    StoreUnavailable,
+    UploadExists,
+    UploadGone,
+    UploadNotFound,
+)
 from tusd_py import fields, protocol
 from tusd_py.exchange import BodyEnd
 from tusd_py.intake import Intake, Nowhere, Pace, Rejected, Stores, content_digests
@@ -93,6 +100,8 @@ async def carry_out(call: Call, uploads: Uploads) -> None:
     except StorageError as error:
         if isinstance(error, RecordBehind):
             await _catch_up(error, uploads)
+        elif isinstance(error, UploadNotFound):
+            error = await _doubted(error, call, uploads)
         refusal = protocol.as_protocol_error(error)
         ours = refusal.code.status >= 500  # noqa: PLR2004  the rest is everyday
         (log.warning if ours else log.debug)(
@@ -120,6 +129,17 @@ async def _catch_up(behind: RecordBehind, uploads: Uploads) -> None:
     log.warning("upload.recovered", upload=behind.upload.id, offset=behind.upload.offset)
     with suppress(StorageError):
         await _raise(behind.upload, uploads)
+
+
+async def _doubted(missing: UploadNotFound, call: Call, uploads: Uploads) -> StorageError:
+    """Tell what is so of an upload that Redis lacks: it may have forgotten it a second time."""
+    if not isinstance(call.action, protocol.Head | protocol.Append | protocol.Terminate):
+        return missing
+    try:
+        await to_thread.run_sync(uploads.data.look, call.action.upload_id)
+    except StorageError as known:
+        return known
+    return StoreUnavailable("Redis has lost a record that had just been rebuilt")
 
 
 async def _raise(known: Upload, uploads: Uploads) -> None:

@@ -43,6 +43,7 @@ DAY = 86_400.0
 BODY = b"0123456789"
 KEY = {"Idempotency-Key": "a key of some length"}
 TYPE = {"Content-Type": "application/offset+octet-stream"}
+TYPED = {"Content_Type": "application/offset+octet-stream"}
 PART = {"Content-Type": "application/partial-upload"}
 WHOLE = {"Upload-Complete": "?1", "Upload-Draft-Interop-Version": "8"}
 
@@ -208,6 +209,25 @@ async def test_a_repeated_body_shorter_than_what_is_here_completes_nothing(site:
     assert (upload.offset, upload.complete) == (10, False)
     whole = await site.ask("POST", None, headers, BODY + BODY)
     assert (whole.status, whole.headers["Upload-Offset"]) == (201, "20")
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 423), ("PATCH", 503), ("DELETE", 503)])
+async def test_an_upload_that_redis_forgets_again_and_again_is_not_called_missing(
+    site: Site, monkeypatch: pytest.MonkeyPatch, method: str, status: int
+) -> None:
+    upload = await site.upload()
+    restore = RedisInfoStore.restore
+
+    async def in_vain(info: RedisInfoStore, *record: Any) -> None:
+        await restore(info, *record)
+        await site.redis.flushall()
+
+    monkeypatch.setattr(RedisInfoStore, "restore", in_vain)
+    await site.redis.flushall()
+    answer = await site.tus(method, upload.id, BODY, Upload_Offset="0", **TYPED)
+    assert answer.status == status
+    missing = await site.tus(method, str(uuid4()), BODY, Upload_Offset="0", **TYPED)
+    assert missing.status == 404
 
 
 async def test_a_creation_that_fills_the_disk_leaves_no_upload(
