@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     """Free disk space in bytes that uploads leave; below it the server is not ready."""
     durability: Literal["request", "interval", "none"] = "request"
     """When bytes go to stable storage: before each answer, at intervals it waits for, or none."""
-    durability_interval_ms: Annotated[int, Field(gt=0, le=60_000)] = 50
+    durability_interval_ms: Annotated[int, Field(gt=0, le=60_000)] = 20
     """Shortest time between two flushes of DURABILITY=interval."""
     durability_interval_bytes: Bytes = 8_388_608
     """Bytes after which DURABILITY=interval flushes all the same."""

@@ -111,6 +111,11 @@ class Lease:
         except StorageError:
             return False
 
+    @property
+    def due(self) -> bool:
+        """Tell whether what was written should be committed though nobody waits for that yet."""
+        return self._writer is not None and self._syncs.due(self._writer.unsynced)
+
     async def commit(self, upload: Upload) -> None:
         """Commit what was written, to the end whatever happens meanwhile. Raises as the writer."""
         writer = await self.writer()

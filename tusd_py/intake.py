@@ -201,6 +201,8 @@ class Intake:
         little = offset - self.upload.offset < _CHECKPOINT
         if little and now - self._committed_at < self._stores.pace.pause:
             return False
+        if not self._lease.due:
+            return False
         self._committed_at = now
         return True
 

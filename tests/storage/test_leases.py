@@ -20,6 +20,7 @@ from storage.filestore import FileStore
 from storage.leases import Leases
 from storage.redis_info import RedisInfoStore, call
 from storage.redis_locker import RedisLocker, end
+from storage.syncs import Syncs
 from storage.upload import Upload
 
 if TYPE_CHECKING:
@@ -264,6 +265,26 @@ async def test_what_is_kept_is_let_go_of_after_some_time(
         assert open_files(data) == 0
         async with one.hold(upload_id) as lease:
             assert lease.upload.offset == 3
+
+
+async def test_under_an_interval_little_is_committed_only_when_it_is_time_or_somebody_waits(
+    process: Processes, upload_id: str
+) -> None:
+    async with process(syncs=Syncs(LONG, 6)) as leases, leases.hold(upload_id) as lease:
+        writer = await lease.writer()
+        writer.write([b"a"])
+        assert lease.due
+        await lease.commit(replace(lease.upload, offset=1))
+        # That was the turn for a long time.
+        writer.write([b"bcd"])
+        assert not lease.due
+        waiting = asyncio.create_task(lease.commit(replace(lease.upload, offset=4)))
+        assert not (await asyncio.wait({waiting}, timeout=0.1))[0]
+        assert writer.upload.offset == 1
+        # Enough bytes are one, too.
+        lease._syncs._turns.next(3)
+        await waiting
+        assert writer.upload.offset == 4
 
 
 async def test_the_oldest_goes_when_there_are_too_many(
