@@ -29,8 +29,8 @@ soak: install js ## Run the random tests for long (MINUTES=10, SEED=...; ARGS=FI
 	@SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) HYPOTHESIS_PROFILE=soak .venv/bin/pytest \
 		--hypothesis-seed $(SEED) --timeout 0 --capture no -m "soak or hypothesis" $(ARGS)
 
-bench: install ## Measure the server beside bare receivers (ARGS="--quick --rows head" for some)
-	@.venv/bin/python -m benchmarks $(ARGS)
+bench: install ## Measure beside bare receivers and other servers, write benchmarks/RESULTS.md
+	@.venv/bin/python -m benchmarks $(or $(ARGS),--results benchmarks/RESULTS.md)
 
 lint: install ## Check the style of the code and of the Dockerfile
 	.venv/bin/ruff check

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import measure
+from benchmarks.peers import peers
 from benchmarks.programs import LOAD, RECEIVER, CannotBuild, build
-from benchmarks.report import summary
+from benchmarks.report import document, summary
 from benchmarks.rows import rows
 from benchmarks.servers import DoesNotStart, Kind, Running, bare, ours, place
 from benchmarks.tables import Results
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from benchmarks.rows import Row
 
@@ -35,6 +37,9 @@ def main(words: Sequence[str]) -> int:
     if options.json:
         options.json.write_text(json.dumps([asdict(one) for one in results.figures], indent=1))
     print(summary(results, chosen_rows(options)))  # noqa: T201  talks to people
+    if options.results:
+        place = options.directory or Path(tempfile.gettempdir())
+        options.results.write_text(document(results, chosen_rows(options), place))
     return 0
 
 
@@ -50,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--port", type=int, help="only the server that runs on this port")
     made.add_argument("--path", default="/files/", help="where it takes uploads (/files/)")
     made.add_argument("--directory", type=Path, help="where servers get their directories")
+    made.add_argument("--results", type=Path, help="write the tables there, in Markdown")
     made.add_argument("--json", type=Path, help="write every single measurement there")
     return made
 
@@ -57,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 def measured(options: argparse.Namespace) -> list[measure.Figures]:
     """Measure, and return what came of it."""
     tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731, T201
-    kinds = [] if options.port else chosen_kinds(options)
+    kinds = [] if options.port else chosen_kinds(options, tell)
     rounds = 1 if options.quick else options.rounds
     with place(options.directory) as below:
         bench = measure.Bench(build(LOAD), kinds, chosen_rows(options), below, tell)
@@ -74,13 +80,16 @@ def chosen_rows(options: argparse.Namespace) -> list[Row]:
     return [row for row in every if row.name.startswith(names) or row.group in names]
 
 
-def chosen_kinds(options: argparse.Namespace) -> list[Kind]:
+def chosen_kinds(options: argparse.Namespace, tell: Callable[[str], None]) -> list[Kind]:
     """Return the servers that were asked for."""
     receiver = build(RECEIVER)
+    names = options.servers.split(",") if options.servers else None
     every = [bare("splice", receiver), bare("recv", receiver), *map(ours, POLICIES)]
-    names = options.servers.split(",") if options.servers else [kind.name for kind in every]
+    every += peers(lambda name: names is None or name in names, tell)
     other = [Kind("other", options.command.split())] if options.command else []
-    return [kind for kind in every if kind.name in names] + other
+    if names is None:
+        return every + other
+    return [replace(kind, rows=None, rounds=99) for kind in every if kind.name in names] + other
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ static int write_create(struct connection *c, const struct options *o, const cha
     static const char type[] = "Content-Type: application/offset+octet-stream\r\n";
     return snprintf(c->head, sizeof c->head,
                     "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nTus-Resumable: 1.0.0\r\n"
-                    "Upload-Length: %lu\r\nUpload-Metadata: filename Y2FyLm1wNA==\r\n%s"
+                    "Upload-Length: %lu\r\nUpload-Metadata: filename Y2FyLm1wNA==,"
+                    "filetype dmlkZW8vbXA0\r\n%s"
                     "Content-Length: %lu\r\n\r\n",
                     path, o->port, (unsigned long)o->size, c->kind == UPLOAD ? type : "",
                     (unsigned long)c->length);
@@ -203,8 +204,7 @@ static const char *misses_offset(struct connection *c, uint64_t expected) {
 }
 
 /* Return what is wrong about an answer, NULL where nothing is; take from it what comes next. */
-const char *judge(struct connection *c, const struct options *o) {
-    (void)o;
+const char *judge(struct connection *c) {
     int status = status_of(c->answer);
     const char *wrong;
     if (c->body_left > 0) return misses_status(c, false);

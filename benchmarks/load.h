@@ -60,7 +60,7 @@ void build_request(struct connection *c, const struct options *o, enum kind kind
                    uint64_t length);
 enum sent send_some(struct connection *c);
 enum heard receive_some(struct connection *c);
-const char *judge(struct connection *c, const struct options *o);
+const char *judge(struct connection *c);
 
 /* figures.c */
 bool read_options(struct options *o, int count, char **words);

@@ -78,9 +78,10 @@ class Bench:
                 yield from self._group([*kinds[turn:], *kinds[:turn]], list(group), number)
 
     def _group(self, kinds: Sequence[Kind], rows: Sequence[Row], number: int) -> Iterator[Figures]:
-        wanted = [kind for kind in kinds if any(_has(kind, row) for row in rows)]
+        due = [row for row in rows if number < row.rounds]
+        wanted = [kind for kind in kinds if any(_has(kind, row) for row in due)]
         with started([kind for kind in wanted if not kind.instant], self.below) as lasting:
-            for row, kind in product(rows, wanted):
+            for row, kind in product(due, wanted):
                 if _has(kind, row):
                     yield self._in_turn(kind, lasting, row, number)
 

@@ -29,6 +29,8 @@ _DEADLINE = 60
 _WORTH_CUTTING = 8192
 # linux/fs.h: ext4 takes the subdirectories for unrelated, and puts each where there is room.
 _GET_FLAGS, _SET_FLAGS, _TOP_OF_TREES = 0x80086601, 0x40086602, 0x20000
+_LARGE_ROWS = frozenset({"big", "big_8m", "big_1m", "parallel_8", "parallel_32"})
+_POLICY_ROWS = frozenset({"create_patch_16", "creation_with_upload_16", "big", "parallel_8"})
 # Of the environment nothing else is handed on: settings of whoever measures would count too.
 _INHERITED = ("HOME", "LANG", "PATH", "TMPDIR")
 
@@ -45,9 +47,9 @@ class Kind:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     path: str = "/files/"
-    #: A slow one is not measured as often, nor in every row.
-    rounds: int = 99
+    #: Where nobody names it, it is measured in these rows only (None: in all), and so often.
     rows: frozenset[str] | None = None
+    rounds: int = 99
     #: One that starts in no time is started for every row.
     instant: bool = False
 
@@ -87,12 +89,16 @@ def ours(durability: str) -> Kind:
         "UPLOAD_DIR": "{directory}",
     }
     name = "ours" if durability == "none" else f"ours-{durability}"
-    return Kind(name, (str(Path(sys.executable).with_name("tusd-py")), "serve"), settings)
+    rows = _POLICY_ROWS if durability == "interval" else None
+    return Kind(
+        name, (str(Path(sys.executable).with_name("tusd-py")), "serve"), settings, rows=rows
+    )
 
 
 def bare(way: str, receiver: Path) -> Kind:
-    """Return a bare receiver: `splice` or `recv`."""
-    return Kind(way, (str(receiver), way, "{directory}", "{port}"), instant=True)
+    """Return a bare receiver: `splice` or `recv`, which do the same with small bodies."""
+    rows = None if way == "splice" else _LARGE_ROWS
+    return Kind(way, (str(receiver), way, "{directory}", "{port}"), rows=rows, instant=True)
 
 
 @contextmanager
@@ -127,7 +133,7 @@ def _opened(directory: Path) -> Iterator[int]:
 
 @contextmanager
 def _started(kind: Kind, below: Path) -> Iterator[Running]:
-    directory = Path(tempfile.mkdtemp(prefix=f"{kind.name}-", dir=below))
+    directory = Path(tempfile.mkdtemp(prefix="server-", dir=below))
     uploads = directory / "uploads"
     uploads.mkdir()
     port = _free_port()
