@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,8 @@ POLICIES = ("none", "request", "interval")
 def main(words: Sequence[str]) -> int:
     """Measure what was asked for, and print the tables."""
     options = parser().parse_args(words)
+    # What was started and written is ended and removed then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         results = Results(list(measured(options)))
     except (CannotBuild, DoesNotStart) as error:
@@ -49,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", help="names, beginnings of names or groups, separated by commas")
     made.add_argument("--servers", help="which, separated by commas; all by default")
     made.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
+    made.add_argument("--minutes", type=float, default=8, help="stop measuring after so long (8)")
     made.add_argument("--quick", action="store_true", help="one short round, 128 MiB for 1 GiB")
     made.add_argument("--seconds", type=float, default=1.5, help="length of a small row (1.5)")
     made.add_argument("--command", help="also this server: words with {port} and {directory}")
@@ -65,8 +70,9 @@ def measured(options: argparse.Namespace) -> list[measure.Figures]:
     tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731, T201
     kinds = [] if options.port else chosen_kinds(options, tell)
     rounds = 1 if options.quick else options.rounds
+    until = time.monotonic() + 60 * options.minutes
     with place(options.directory) as below:
-        bench = measure.Bench(build(LOAD), kinds, chosen_rows(options), below, tell)
+        bench = measure.Bench(build(LOAD), kinds, chosen_rows(options), below, until, tell)
         if not options.port:
             return list(bench.rounds(rounds))
         there = Running(Kind("running", (), path=options.path), options.port)

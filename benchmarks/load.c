@@ -1,7 +1,7 @@
 /* A load generator for any server that speaks tus 1.0.0.
  *
  *     load MODE --port N [--path /files/] [--connections N] [--size BYTES] [--piece BYTES]
- *          [--seconds S] [--warm S]
+ *          [--seconds S] [--warm S] [--most OPERATIONS] [--most N]
  *
  * create_patch          each connection creates an upload and sends its bytes by PATCH, again and again
  * creation_with_upload  each connection creates uploads with their bytes
@@ -33,7 +33,8 @@ enum {
 };
 static const double PATIENCE = 30, PROBE_EVERY = 0.01;
 
-static struct options options = {.path = "/files/", .connections = 1, .size = 10240, .seconds = 2};
+static struct options options = {
+    .path = "/files/", .connections = 1, .size = 10240, .seconds = 2, .most = UINT64_MAX};
 static struct connection *connections, *probe;
 static struct totals totals;
 static int poller;
@@ -152,7 +153,12 @@ static void begin(struct connection *c) {
 
 static void sample(struct connection *c) {
     double at = now();
-    if (!is_measuring() || at < counted_from) return;
+    if (!is_measuring()) return;
+    if (at < counted_from) {
+        /* So many are warm. */
+        if (++totals.uncounted > options.most / 4) totals.ended = counted_from = at;
+        return;
+    }
     totals.operations++;
     totals.ended = at;
     add_time(&totals, at - c->operation_began);
@@ -282,7 +288,8 @@ static void set_off(void) {
 static bool is_over(double at) {
     if (totals.errors >= MOST_ERRORS) return true;
     if (!is_measuring()) return false;
-    return is_timed() ? at >= ends : unfinished == 0 || at >= ends;
+    if (at >= ends || totals.operations >= options.most) return true;
+    return !is_timed() && unfinished == 0;
 }
 
 static void run(void) {

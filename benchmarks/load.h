@@ -16,7 +16,7 @@ enum heard { HEARD_ALL, HEARD_PART, HEARD_END };
 struct options {
     const char *mode, *path;
     int port, connections;
-    uint64_t size, piece;
+    uint64_t size, piece, most;
     double seconds, warm;
 };
 
@@ -44,7 +44,7 @@ struct connection {
 };
 
 struct totals {
-    uint64_t operations, errors, bytes;
+    uint64_t operations, uncounted, errors, bytes;
     double ended;
     float *times;
     size_t held, room;

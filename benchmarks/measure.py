@@ -66,11 +66,15 @@ class Bench:
     rows: Sequence[Row]
     #: Where servers get their directories.
     below: Path
+    #: When to stop, by the monotonic clock: what was not measured by then is not measured.
+    until: float
     tell: Callable[[str], None]
 
     def rounds(self, count: int) -> Iterator[Figures]:
-        """Measure everything `count` times, each time with fresh servers."""
+        """Measure everything `count` times, each time with fresh servers, while there is time."""
         for number in range(count):
+            if time.monotonic() > self.until:
+                return
             kinds = [kind for kind in self.kinds if number < kind.rounds]
             # Whoever is first is not always the same.
             turn = number % max(1, len(kinds))
@@ -82,7 +86,7 @@ class Bench:
         wanted = [kind for kind in kinds if any(_has(kind, row) for row in due)]
         with started([kind for kind in wanted if not kind.instant], self.below) as lasting:
             for row, kind in product(due, wanted):
-                if _has(kind, row):
+                if _has(kind, row) and time.monotonic() < self.until:
                     yield self._in_turn(kind, lasting, row, number)
 
     def _in_turn(self, kind: Kind, lasting: Sequence[Running], row: Row, number: int) -> Figures:

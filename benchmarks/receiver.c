@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -89,6 +90,9 @@ static bool move(struct connection *c, int file, off_t at, uint64_t left) {
     if (!open_pipe(c)) return false;
     set_low_water(c->socket, left);
     while (left > 0) {
+        /* splice itself takes what little is there; poll waits for the low water. */
+        struct pollfd ready = {.fd = c->socket, .events = POLLIN};
+        poll(&ready, 1, -1);
         ssize_t got = splice(c->socket, NULL, c->pipe[1], NULL, left < PIPE ? left : PIPE,
                              SPLICE_F_MOVE | SPLICE_F_MORE);
         if (got <= 0) return false;

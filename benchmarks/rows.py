@@ -8,6 +8,8 @@ from typing import Literal
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 SMALL = 10 * 1024
+# Operations of a small row: enough to count, few enough files to remove.
+MOST = 15_000
 
 Unit = Literal["ops/s", "MB/s", "ms"]
 
@@ -50,7 +52,7 @@ def _small(seconds: float) -> list[Row]:
 
 def _timed(mode: str, title: str, seconds: float, connections: int) -> Row:
     words = (mode, "--connections", str(connections), "--size", str(SMALL))
-    times = ("--seconds", str(seconds), "--warm", str(round(seconds / 5, 2)))
+    times = ("--seconds", str(seconds), "--warm", str(round(seconds / 5, 2)), "--most", str(MOST))
     name, shown = f"{mode}_{connections}", f"{title}, {connections} conn."
     return Row(name, shown, "small", "ops/s", (*words, *times))
 
