@@ -36,6 +36,7 @@ from tusd_py.jobs import Jobs
 from tusd_py.native import Front
 from tusd_py.origin import Origin, TrustedPeers
 from tusd_py.protocol import IETF, TUS, Limits, ProtocolError
+from tusd_py.receiver import Receiver
 from tusd_py.resumable import Dialect
 from tusd_py.tus import Tus
 from tusd_py.uploads import Call, Uploads, carry_out
@@ -215,6 +216,7 @@ def create_app(settings: Settings) -> Starlette:
     info = RedisInfoStore(wire)
     locker = RedisLocker(redis, wire)
     leases = Leases(locker, data, syncs=_syncs(settings))
+    receiver = Receiver()
     outbox = RedisJobs.connect(url, data, settings)
     dispatcher = Dispatcher(outbox, embedded.start if embedded else lambda: None)
     uploads = Uploads(
@@ -244,6 +246,7 @@ def create_app(settings: Settings) -> Starlette:
             yield
         finally:
             await leases.aclose()
+            await to_thread.run_sync(receiver.close)
             await end(*tasks)
             await wire.aclose()
             await redis.aclose()
@@ -279,6 +282,7 @@ def create_app(settings: Settings) -> Starlette:
         cors.fields,
         settings.chunk_size,
         settings.upload_timeout_seconds,
+        receiver,
     )
     return app
 

@@ -153,9 +153,12 @@ class HttpProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
         lines += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+        self._parse_anew()
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+    def _parse_anew(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_method() == b"GET" and super()._should_upgrade()
@@ -246,6 +249,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._head = self._silent = 0
         self._in_body = False
         super().on_message_complete()
+
+    def pass_body(self) -> None:
+        """Go on behind a body whose rest somebody took from the connection past the parser."""
+        self._parse_anew()
+        self.on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from storage.interfaces import FileSink
 from tusd_py.exchange import GRACE_SECONDS, Body, BodyEnd, complete_headers
 from tusd_py.framing import build_head
 from tusd_py.headers import Headers
+from tusd_py.straight import Straight
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from storage.interfaces import Sink
     from tusd_py.ingest import HttpProtocol
     from tusd_py.protocol import Response
+    from tusd_py.receiver import Receiver
 
     Handle = Callable[["NativeExchange"], Awaitable[None]]
 
@@ -29,6 +32,8 @@ log = structlog.get_logger()
 
 # A body of at most so many bytes is waited for a moment, lest each piece of it take its own way.
 _SMALL = 64 * 1024
+# Of which at least so much is to come takes the straight way to its file.
+_LARGE = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,15 @@ class Front:
     """Tell the protocol class what it may do without the app.
 
     `find` returns what carries out a request of a method and a target, or None where the app shall.
-    `cors` returns what a page of another origin needs in an answer. Bodies move as `Body` does.
+    `cors` returns what a page of another origin needs in an answer. Bodies move as `Body` does,
+    large ones by `receiver` if there is one.
     """
 
     find: Callable[[bytes, bytes], Handle | None]
     cors: Callable[[Headers], Sequence[tuple[str, str]]]
     chunk_size: int
     stall: float
+    receiver: Receiver | None = None
 
 
 class NativeExchange:
@@ -77,6 +84,7 @@ class NativeExchange:
         self._front = front
         self._trailers = trailers
         self._later: Body | None = None
+        self._straight: Straight | None = None
         self._ended: BodyEnd | None = None
         self._broken = self._late = False
 
@@ -107,13 +115,38 @@ class NativeExchange:
     # The body
 
     async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
-        if self._later is None:
+        if self._later is None and self._straight is None:
             await self._await_small(limit)
             if self._take_whole(sink, limit):
                 return BodyEnd.DONE
-            front = self._front
+            self._choose_way(sink)
+        if self._later is not None:
+            return await self._later.move(sink, limit, stop)
+        return await self._move_straight(sink, limit, stop)
+
+    def _choose_way(self, sink: Sink) -> None:
+        front = self._front
+        # One in chunks has no length, and one in TLS has other bytes on the wire.
+        length = int(self.headers.one("content-length") or 0)
+        large = length - len(self.body) >= _LARGE and self.scope["scheme"] == "http"
+        if front.receiver is None or not large or self._is_over() or not isinstance(sink, FileSink):
             self._later = Body(self._receive, chunk_size=front.chunk_size, stall=front.stall)
-        return await self._later.move(sink, limit, stop)
+            return
+        self._protocol.flow.pause_reading()
+        self._say_continue()
+        connection = self._transport.get_extra_info("socket").fileno()
+        self._straight = Straight(front.receiver, connection, self.body, length, front.stall)
+
+    async def _move_straight(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
+        assert self._straight is not None  # noqa: S101  for mypy
+        assert isinstance(sink, FileSink)  # noqa: S101  as it was before
+        end = await self._straight.move(sink, limit, stop)
+        if end is BodyEnd.DONE:
+            self._ended = end
+            self._protocol.pass_body()
+        elif end is BodyEnd.DISCONNECTED:
+            self._protocol.eof_received()
+        return end
 
     def _take_whole(self, sink: Sink, limit: int) -> bool:
         """Take a body that is here to its end, without a detour."""
@@ -144,10 +177,13 @@ class NativeExchange:
         return self.disconnected or self._broken
 
     def _ask_for_more(self) -> None:
+        self._say_continue()
+        self._protocol.flow.resume_reading()
+
+    def _say_continue(self) -> None:
         if self.waiting_for_100_continue and not self._transport.is_closing():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.waiting_for_100_continue = False
-        self._protocol.flow.resume_reading()
 
     async def _receive(self) -> tuple[bytes, BodyEnd | None]:
         """Return the next part: all that came, before the peer's end is told."""

@@ -62,19 +62,27 @@ class Receiver:
                 idle.pop().close()
 
     async def receive(
-        self, connection: int, sink: FileSink, limit: int, stop: asyncio.Event, stall: float
+        self,
+        connection: int,
+        sink: FileSink,
+        limit: int,
+        stop: asyncio.Event,
+        stall: float,
+        *,
+        before: int = 0,
     ) -> BodyEnd:
         """Move up to `limit` bytes from a non-blocking socket to the sink.
 
         All of them have to be the body's, and nobody else may read the socket meanwhile. The answer
-        is MORE when they have come, or some have and a second is over; STALLED after `stall`
-        seconds without any; DISCONNECTED when all was taken that came. What is told to `stop` but
-        comes to its limit within a moment is MORE, else STOPPED. Every byte that was taken was
-        written then, and no system call is running; so it is after a cancellation. Errors of the
-        sink come through; what was taken and does not fit is lost to the connection.
+        is MORE when they have come, or some have, just `before` or now, and a second is over;
+        STALLED after `stall` seconds without any; DISCONNECTED when all was taken that came. What
+        is told to `stop` but comes to its limit within a moment is MORE, else STOPPED. Every byte
+        that was taken was written then, and no system call is running; so it is after a
+        cancellation. Errors of the sink come through; what was taken and does not fit is lost to
+        the connection.
         """
         with socket.socket(fileno=os.dup(connection)) as peer:
-            body = _Body(peer, sink, limit)
+            body = _Body(peer, sink, limit, before)
             stopped = asyncio.create_task(stop.wait())
             stopped.add_done_callback(body.stop)
             try:
@@ -150,10 +158,10 @@ class Receiver:
 class _Body:
     """What one call has to move; at most one thread works on it, while the event loop waits."""
 
-    def __init__(self, peer: socket.socket, sink: FileSink, limit: int) -> None:
+    def __init__(self, peer: socket.socket, sink: FileSink, limit: int, before: int) -> None:
         self.sink = sink
         self._peer = peer
-        self._begin, self._end = sink.offset, sink.offset + limit
+        self._begin, self._end = sink.offset - before, sink.offset + limit
         self._low_water = 1
         self._interrupted = self._in_grace = False
         self._woken: asyncio.Future[bool] | None = None

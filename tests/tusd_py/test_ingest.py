@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tusd_py.exchange import AsgiExchange, BodyEnd
 from tusd_py.ingest import HttpProtocol
 from tusd_py.native import Front, NativeExchange
 from tusd_py.protocol import Response
+from tusd_py.receiver import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +34,22 @@ if TYPE_CHECKING:
 
 # More than uvicorn and the kernel buffer while nobody reads.
 MUCH = 3 * 2**20
+
+
+class FileListWriter(ListWriter):
+    """Take what a file would (storage.interfaces.FileSink)."""
+
+    direct = False
+    skew = 0
+
+    def splice(self, pipe: int, count: int) -> None:
+        while count:
+            piece = os.read(pipe, count)
+            self.write([piece])
+            count -= len(piece)
+
+    def write_pages(self, memory: memoryview) -> None:
+        self.write([bytes(memory)])
 
 
 class App:
@@ -70,7 +88,7 @@ class App:
             await asyncio.sleep(0.01)
         if verb == "tell":
             await moving.interim(Response(104, {"Location": "/files/x"}))
-        writer, end = ListWriter(), BodyEnd.MORE
+        writer, end = FileListWriter(), BodyEnd.MORE
         while end is BodyEnd.MORE:
             end = await moving.move_body(writer, 2**20, asyncio.Event())
         self.endings[name] = end.name, writer.offset
@@ -84,10 +102,12 @@ class App:
 
 
 @contextmanager
-def serving(http: Any, *, native: bool = False) -> Iterator[tuple[App, int]]:
+def serving(
+    http: Any, *, native: bool = False, receiver: Receiver | None = None
+) -> Iterator[tuple[App, int]]:
     """Run a server in a thread, and return its app and port."""
     app, listening = App(), socket.create_server(("127.0.0.1", 0))
-    front = Front(app.find, Cors("*").fields, 65536, 60.0)
+    front = Front(app.find, Cors("*").fields, 65536, 60.0, receiver)
     http = partial(http, front=front) if native else http
     config = uvicorn.Config(
         app, http=http, loop="uvloop", lifespan="off", log_config=None, access_log=False
@@ -121,13 +141,24 @@ def native() -> Iterator[tuple[App, int]]:
         yield one
 
 
-@pytest.fixture(params=["ours", "native", "plain"])
+@pytest.fixture(scope="module")
+def straight() -> Iterator[tuple[App, int]]:
+    """Let each body of which anything is to come take the straight way."""
+    receiver = Receiver()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tusd_py.native._LARGE", 1)
+        with serving(HttpProtocol, native=True, receiver=receiver) as one:
+            yield one
+    receiver.close()
+
+
+@pytest.fixture(params=["ours", "native", "straight", "plain"])
 def any_port(request: pytest.FixtureRequest) -> int:
     port: int = request.getfixturevalue(request.param)[1]
     return port
 
 
-@pytest.fixture(params=["ours", "native"])
+@pytest.fixture(params=["ours", "native", "straight"])
 def served(request: pytest.FixtureRequest) -> tuple[App, int]:
     one: tuple[App, int] = request.getfixturevalue(request.param)
     return one
@@ -169,6 +200,31 @@ def test_a_chunked_body_is_moved(any_port: int) -> None:
     # Wire case 47.
     [answer] = ask(any_port, head("PATCH /take", CHUNKED) + b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n")
     assert (answer.json()["end"], answer.json()["size"]) == ("DONE", 5)
+
+
+def test_what_follows_a_large_body_is_another_request(any_port: int) -> None:
+    large = head("PATCH /take", "Content-Length: 3000001") + b"x" * 3_000_001
+    small = head("PATCH /take", "Content-Length: 5") + b"hello"
+    answers = ask(any_port, large + small + large, 3)
+    assert [answer.json()["size"] for answer in answers] == [3_000_001, 5, 3_000_001]
+
+
+def test_a_large_body_does_not_pass_through_the_parser(
+    straight: tuple[App, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    feed = HttpProtocol.data_received
+
+    def count(protocol: HttpProtocol, data: bytes) -> None:
+        read.append(len(data))
+        feed(protocol, data)
+
+    monkeypatch.setattr(HttpProtocol, "data_received", count)
+    body = b"x" * 30_000_000
+    [answer] = ask(straight[1], head("PATCH /take", "Content-Length: 30000000") + body)
+    assert (answer.json()["end"], answer.json()["size"]) == ("DONE", 30_000_000)
+    # What was read before the body was asked for, and no more.
+    assert sum(read) < MUCH
 
 
 def test_requests_in_a_row_are_answered_in_order(any_port: int) -> None:

@@ -1,0 +1,50 @@
+"""A body on its way from the connection itself, past the parser and all that holds bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storage.leases import run_to_the_end
+from tusd_py.exchange import BodyEnd
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from storage.interfaces import FileSink
+    from tusd_py.receiver import Receiver
+
+
+class Straight:
+    """Move one body of known length."""
+
+    def __init__(
+        self, receiver: Receiver, connection: int, here: bytearray, length: int, stall: float
+    ) -> None:
+        """Take what is `here` first, which is taken out; all else of `length` bytes is to come.
+
+        Nobody else may read the socket `connection` any more before the body has ended.
+        """
+        self._receiver = receiver
+        self._connection = connection
+        self._here = here
+        self._left = length
+        self._stall = stall
+
+    async def move(self, sink: FileSink, limit: int, stop: asyncio.Event) -> BodyEnd:
+        """Move up to `limit` bytes (tusd_py.exchange.Exchange.move_body)."""
+        limit = min(limit, self._left)
+        begin, end = sink.offset, BodyEnd.MORE
+        await self._move_here(sink, limit)
+        moved = sink.offset - begin
+        if moved < limit:
+            end = await self._receiver.receive(
+                self._connection, sink, limit - moved, stop, self._stall, before=moved
+            )
+        self._left -= sink.offset - begin
+        return end if self._left else BodyEnd.DONE
+
+    async def _move_here(self, sink: FileSink, limit: int) -> None:
+        here = bytes(self._here[:limit])
+        del self._here[:limit]
+        if here and not sink.take([here]):
+            await run_to_the_end(sink.write, [here])
