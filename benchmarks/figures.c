@@ -21,6 +21,7 @@ static bool take(struct options *o, const char *name, const char *value) {
     else if (!strcmp(name, "--size")) o->size = strtoull(value, NULL, 10);
     else if (!strcmp(name, "--piece")) o->piece = strtoull(value, NULL, 10);
     else if (!strcmp(name, "--most")) o->most = strtoull(value, NULL, 10);
+    else if (!strcmp(name, "--most-errors")) o->most_errors = strtoull(value, NULL, 10);
     else if (!strcmp(name, "--seconds")) o->seconds = atof(value);
     else if (!strcmp(name, "--warm")) o->warm = atof(value);
     else return false;
@@ -34,7 +35,7 @@ bool read_options(struct options *o, int count, char **words) {
     if (good && o->port > 0 && o->connections > 0 && o->size > 0 && o->seconds > 0) return true;
     fprintf(stderr, "usage: load create_patch|creation_with_upload|head|bytes|trickle --port N\n"
                     "    [--path /files/] [--connections N] [--size BYTES] [--piece BYTES]\n"
-                    "    [--seconds S] [--warm S] [--most OPERATIONS]\n");
+                    "    [--seconds S] [--warm S] [--most OPERATIONS] [--most-errors N]\n");
     return false;
 }
 

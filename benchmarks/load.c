@@ -28,13 +28,13 @@
 enum {
     HEADS_EACH = 8,       /* uploads that a connection asks for in turn */
     CREATING_AT_ONCE = 64, /* so that thousands of uploads do not begin in one moment */
-    MOST_ERRORS = 100,
     TRICKLE_BYTES = 16,
 };
 static const double PATIENCE = 30, PROBE_EVERY = 0.01;
 
 static struct options options = {
-    .path = "/files/", .connections = 1, .size = 10240, .seconds = 2, .most = UINT64_MAX};
+    .path = "/files/", .connections = 1, .size = 10240, .seconds = 2, .most = UINT64_MAX,
+    .most_errors = 100};
 static struct connection *connections, *probe;
 static struct totals totals;
 static int poller;
@@ -286,7 +286,7 @@ static void set_off(void) {
 }
 
 static bool is_over(double at) {
-    if (totals.errors >= MOST_ERRORS) return true;
+    if (totals.errors >= options.most_errors) return true;
     if (!is_measuring()) return false;
     if (at >= ends || totals.operations >= options.most) return true;
     return !is_timed() && unfinished == 0;

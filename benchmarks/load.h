@@ -16,7 +16,7 @@ enum heard { HEARD_ALL, HEARD_PART, HEARD_END };
 struct options {
     const char *mode, *path;
     int port, connections;
-    uint64_t size, piece, most;
+    uint64_t size, piece, most, most_errors;
     double seconds, warm;
 };
 
