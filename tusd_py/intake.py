@@ -260,15 +260,15 @@ class Intake:
         self, length: int | None, *, complete: bool | None = None, seen: bool = True
     ) -> None:
         """Make what was written durable, then known, then a job when it is all."""
-        offset = self._writer.offset
-        now = replace(
-            self.upload,
-            offset=offset,
-            length=length,
-            complete=self.upload.complete if complete is None else complete,
-        )
-        if now != self.upload:
-            await self._store(now)
+        offset, before = self._writer.offset, self.upload
+        complete = before.complete if complete is None else complete
+        if (offset, length, complete) != (before.offset, before.length, before.complete):
+            expires_at = time.time() + self._stores.limits.expiration
+            await self._store(
+                replace(
+                    before, offset=offset, length=length, complete=complete, expires_at=expires_at
+                )
+            )
         if seen and not self._seen and offset > 0:
             await self._look()
 
@@ -281,7 +281,6 @@ class Intake:
 
     async def _store(self, upload: Upload) -> None:
         stores = self._stores
-        upload = replace(upload, expires_at=time.time() + stores.limits.expiration)
         await self._lease.commit(upload)
         try:
             await stores.info.commit(upload, speed=self._speed(upload), lock=self._lease.lock)

@@ -174,10 +174,10 @@ async def _create(action: Create, call: Call, uploads: Uploads) -> Response:
         dialect=call.speaker.name,
         repr_digest=action.repr_digest,
         fingerprint=_fingerprint(action, call),
+        token=0 if action.key else 1,
     )
     if action.key is not None:
         return await _create_with_key(action, upload, call, uploads)
-    upload = replace(upload, token=1)
     creation = uploads.leases.create(upload, partial(_announce, upload, uploads))
     return await _take_first_body(action, upload, creation, call, uploads)
 
@@ -481,7 +481,8 @@ async def _append(action: Append, call: Call, uploads: Uploads) -> Response:
         length = protocol.admit_append(action, upload, now, limits)
         if upload.complete:
             return await _append_again(action, upload, lease, call, uploads)
-        action = replace(action, length=length)
+        if length != action.length:
+            action = replace(action, length=length)
         intake = Intake(lease, action, call.speaker, uploads.stores)
         try:
             end = await _or_remove(intake, call.exchange, uploads)
