@@ -37,6 +37,7 @@ _MOST = 10_000
 # Clients give up on a HEAD after 30 s (TUSKit); the lock has a patience of its own.
 _PATIENCE = 10.0
 _AT_THE_END = 5.0
+_MOMENT = 0.005
 
 
 def how_many() -> int:
@@ -100,7 +101,7 @@ class Lease:
     @property
     def worth_keeping(self) -> bool:
         """Tell whether another request may go on with it: nothing went wrong, more may come."""
-        at_hand = self._writer is not None and self._writer.upload == self.upload
+        at_hand = self._writer is not None and self._writer.upload is self.upload
         return at_hand and self.ours and not self._discarded and not self.upload.complete
 
     def undisturbed(self) -> bool:
@@ -164,7 +165,8 @@ class Leases:
         self._most = how_many() if most is None else most
         self._places: dict[str, _Place] = {}
         # The oldest first.
-        self._kept: dict[str, tuple[Lease, asyncio.TimerHandle]] = {}
+        self._kept: dict[str, tuple[Lease, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._closing = False
 
@@ -192,8 +194,14 @@ class Leases:
 
         Who writes it here is asked to let go.
         """
-        if upload_id not in self._kept and upload_id not in self._places:
-            return None
+        if upload_id not in self._places:
+            if upload_id not in self._kept:
+                return None
+            # Nothing here waits: nobody can come in between.
+            kept, _ = self._kept[upload_id]
+            if kept.ours and not self._closing and kept.undisturbed():
+                self._keep(kept)
+                return kept.upload
         place = await self.enter(upload_id)
         try:
             lease = await self._at_hand(upload_id)
@@ -271,8 +279,7 @@ class Leases:
             await asyncio.wait({leaving})
         if upload_id not in self._kept:
             return None
-        lease, timer = self._kept.pop(upload_id)
-        timer.cancel()
+        lease, _ = self._kept.pop(upload_id)
         if not lease.ours:
             await to_the_end(self._end(lease))
             return None
@@ -311,20 +318,40 @@ class Leases:
 
     async def put_away(self, lease: Lease) -> None:
         """Keep it for the next request, or let go of it."""
-        if not lease.worth_keeping or self._closing:
+        if lease.worth_keeping and not self._closing:
+            self._keep(lease)
+        elif lease.lock.returned and self._data.prompt:
+            # Nothing of it waits.
+            await self._end(lease)
+        else:
             await to_the_end(self._end(lease))
-            return
+
+    def _keep(self, lease: Lease) -> None:
         loop, upload_id = asyncio.get_running_loop(), lease.upload.id
-        self._kept[upload_id] = lease, loop.call_later(self._seconds, self._let_go, upload_id)
+        # Behind all others: the first one is always the next to go.
+        self._kept.pop(upload_id, None)
+        self._kept[upload_id] = lease, loop.time() + self._seconds
         if len(self._kept) > self._most:
             self._let_go(next(iter(self._kept)))
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._let_go_of_the_old)
+
+    def _let_go_of_the_old(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        now = loop.time()
+        for upload_id, (_, until) in list(self._kept.items()):
+            if until > now:
+                # A clock that is rounded may show a moment less.
+                self._timer = loop.call_at(until + _MOMENT, self._let_go_of_the_old)
+                return
+            self._let_go(upload_id)
 
     def _let_go(self, upload_id: str) -> None:
         """Begin to close what was kept; who holds it meanwhile waits for that."""
         if upload_id not in self._kept:
             return
-        lease, timer = self._kept.pop(upload_id)
-        timer.cancel()
+        lease, _ = self._kept.pop(upload_id)
         self._leaving[upload_id] = asyncio.create_task(self._leave(upload_id, lease))
 
     async def _leave(self, upload_id: str, lease: Lease) -> None:

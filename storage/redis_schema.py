@@ -200,25 +200,32 @@ end
 RELEASE = Script(_RELEASE + "return release(KEYS[1], KEYS[2], ARGV[1], ARGV[2])")
 
 _COMMIT = """
-redis.call('HSET', KEYS[1], 'offset', ARGV[3], 'expires_at', ARGV[5])
+local function put(list, ...)
+  for _, one in ipairs({...}) do list[#list + 1] = one end
+end
+local record = redis.call('HMGET', KEYS[1], 'complete', 'concat')
+local job = redis.call('HMGET', KEYS[2], 'state', 'done')
+local completes = ARGV[4] == '1' and record[1] ~= '1'
+local said, shown = {'offset', ARGV[3], 'expires_at', ARGV[5]}, {}
+if ARGV[8] ~= '' then put(said, 'length', ARGV[8]) end
+if ARGV[9] ~= '' then put(said, 'segments', ARGV[9]) end
+if completes then put(said, 'complete', '1') end
+redis.call('HSET', KEYS[1], unpack(said))
 redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1])
-if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'length', ARGV[8]) end
-if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'segments', ARGV[9]) end
-if redis.call('HGET', KEYS[2], 'state') == 'uploading' then
-  if ARGV[8] ~= '' then redis.call('HSET', KEYS[2], 'size', ARGV[8], 'total', ARGV[8]) end
-  local done = math.max(tonumber(ARGV[3]), tonumber(redis.call('HGET', KEYS[2], 'done') or '0'))
-  redis.call('HSET', KEYS[2], 'done', string.format('%d', done), 'speed', ARGV[7],
-             'updated_at', ARGV[6])
+if completes and record[2] == 'partial' then
+  wake(ARGV[1], KEYS[4], ARGV[6])
+elseif completes then
+  redis.call('ZADD', KEYS[4], ARGV[6], ARGV[1])
 end
-if ARGV[4] == '1' and redis.call('HGET', KEYS[1], 'complete') ~= '1' then
-  redis.call('HSET', KEYS[1], 'complete', '1')
-  if redis.call('HGET', KEYS[1], 'concat') ~= 'partial' then
-    redis.call('HSET', KEYS[2], 'state', 'pending', 'done', '0', 'total', '0', 'speed', '0')
-    redis.call('ZADD', KEYS[4], ARGV[6], ARGV[1])
-  else
-    wake(ARGV[1], KEYS[4], ARGV[6])
-  end
+if job[1] == 'uploading' then
+  if ARGV[8] ~= '' then put(shown, 'size', ARGV[8], 'total', ARGV[8]) end
+  local done = math.max(tonumber(ARGV[3]), tonumber(job[2] or '0'))
+  put(shown, 'done', string.format('%d', done), 'speed', ARGV[7], 'updated_at', ARGV[6])
 end
+if completes and record[2] ~= 'partial' then
+  put(shown, 'state', 'pending', 'done', '0', 'total', '0', 'speed', '0')
+end
+if #shown > 0 then redis.call('HSET', KEYS[2], unpack(shown)) end
 redis.call('PUBLISH', KEYS[2], '')
 return 1
 """
@@ -231,10 +238,10 @@ COMMIT = Script(
     _WAKE
     + _RELEASE
     + """
-local token = redis.call('HGET', KEYS[1], 'token')
-if not token then return -1 end
-if token ~= ARGV[2] then return 0 end
-local length = ARGV[8] ~= '' and ARGV[8] or redis.call('HGET', KEYS[1], 'length')
+local known = redis.call('HMGET', KEYS[1], 'token', 'length')
+if not known[1] then return -1 end
+if known[1] ~= ARGV[2] then return 0 end
+local length = ARGV[8] ~= '' and ARGV[8] or known[2]
 if ARGV[4] == '1' and ARGV[3] ~= length then return 0 end
 if ARGV[4] == '1' and KEYS[5] then release(KEYS[5], KEYS[6], ARGV[10], ARGV[1]) end
 """

@@ -7,6 +7,7 @@ import binascii
 import re
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -153,4 +154,10 @@ def media_type(value: str) -> str:
 
 def build_date(seconds: float) -> str:
     """Build an HTTP date (RFC 9110, section 5.6.7) of seconds since the epoch."""
+    return _build_date(int(seconds))
+
+
+@lru_cache(maxsize=1024)
+def _build_date(seconds: int) -> str:
+    # Uploads that are written at once expire at once.
     return formatdate(seconds, usegmt=True)

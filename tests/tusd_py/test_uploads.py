@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
+    from storage.durability import Steps
     from storage.interfaces import Buffer, Sink
 
 pytestmark = pytest.mark.anyio
@@ -275,13 +276,13 @@ async def test_the_more_bodies_trickle_in_the_more_rarely_each_is_committed(
     site: Site, monkeypatch: pytest.MonkeyPatch, rate: float, commits: int
 ) -> None:
     offsets = []
-    commit = FileWriter.commit
+    committing = FileWriter.committing
 
-    def count(writer: FileWriter, upload: Upload) -> None:
+    def count(writer: FileWriter, upload: Upload) -> Steps[None]:
         offsets.append(upload.offset)
-        commit(writer, upload)
+        return committing(writer, upload)
 
-    monkeypatch.setattr(FileWriter, "commit", count)
+    monkeypatch.setattr(FileWriter, "committing", count)
     # Byte by byte.
     monkeypatch.setattr(Spoken, "most", 1)
     upload = await site.upload(length=len(BODY))
