@@ -7,6 +7,7 @@ extensions, and does without elsewhere.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -213,10 +214,13 @@ class Body:
             pass
 
     async def forget(self) -> None:
-        """Wait for nothing any more."""
+        """Wait for nothing any more, from nobody."""
         if self._receiving is not None:
             self._receiving.cancel()
             await asyncio.wait({self._receiving})
+        # Who brings the pieces has this body: a circle that only the collector would find.
+        with suppress(AttributeError):
+            del self._receive
 
 
 def expects_body(headers: Headers) -> bool:

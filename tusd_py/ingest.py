@@ -96,6 +96,12 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
         super().connection_lost(exc)
+        if not self._is_busy():
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Keep nothing of a request when the connection is gone: in a circle it would stay."""
+        self.app = self.cycle = self._request = None  # type: ignore[assignment]
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Answer what has arrived: a peer that has said all may still listen."""
@@ -369,7 +375,11 @@ class _Request:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app with what uvicorn's `receive` and `send` lack."""
         self._receive, self._send = receive, send
-        await self._app(scope, self.receive, self.send)
+        try:
+            await self._app(scope, self.receive, self.send)
+        finally:
+            if self.cycle.disconnected:
+                self._protocol.let_go()
 
     async def receive(self) -> Message:
         """Return the next part of the body: all that came, before the peer's end is told."""

@@ -104,7 +104,11 @@ class NativeExchange:
             await handle(self)
         except Exception:
             log.exception("request.broke")
-        if not self.response_complete and not self.disconnected:
+        # Circles would stay until the collector comes.
+        self._later = None
+        if self.disconnected:
+            self._protocol.let_go()
+        elif not self.response_complete:
             self._transport.close()
 
     def break_off(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -555,6 +556,24 @@ def test_an_endless_chunk_extension_is_refused(port: int) -> None:
 def test_a_pipeline_is_not_read_without_bound(port: int) -> None:
     one = head("GET /take")
     assert len(ask(port, one * 5000, 5000)) == 5000
+
+
+def test_what_a_connection_was_made_of_needs_no_garbage_collector(port: int) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        ask(port, head("POST /take/whole", "Content-Length: 5") + b"hello")
+        ask(port, head("POST /refuse", "Content-Length: 5") + b"hello")
+        ask(port, b"no request\r\n\r\n")
+        with Connection(port) as connection:
+            connection.send(head("POST /take/less", "Content-Length: 5") + b"hell")
+        eventually(lambda: not _protocols(), "end of all connections")
+    finally:
+        gc.enable()
+
+
+def _protocols() -> list[HttpProtocol]:
+    return [one for one in gc.get_objects() if type(one) is HttpProtocol]
 
 
 def test_a_head_that_never_ends_is_given_up_and_an_idle_connection_is_no_error() -> None:
