@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from anyio import to_thread
 
+from storage.bell import Bell
 from storage.errors import StorageError, UploadLocked, UploadNotFound
 from storage.syncs import Syncs
 
@@ -57,7 +58,7 @@ class Lease:
     ) -> None:
         """Hold what `lock` stands for, with what is open of it already."""
         self.upload = lock.upload
-        self.stop = asyncio.Event()
+        self.stop = Bell()
         self.lock = lock
         self._data = data
         self._syncs = syncs
@@ -89,7 +90,7 @@ class Lease:
 
     def begin_again(self) -> None:
         """Be as new for the next request."""
-        self.stop = asyncio.Event()
+        self.stop = Bell()
         if self._writer is not None:
             self._writer.rewind()
 

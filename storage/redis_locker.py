@@ -21,6 +21,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from storage import redis_schema as schema
+from storage.bell import Bell
 from storage.errors import RecordTooNew, StoreUnavailable, UploadLocked, UploadNotFound
 from storage.redis_info import call
 from storage.upload import Upload
@@ -91,7 +92,7 @@ class RedisLock:
     value: str
     ends: float
     asked: Callable[[], None]
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: asyncio.Event = field(default_factory=Bell)
     returned: bool = False
 
     def valid(self) -> bool:
@@ -102,7 +103,7 @@ class RedisLock:
 class _Wait:
     """Wait for a lock: what was heard of it, as messages may overtake an answer of Redis."""
 
-    released: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=Bell)
     asked: bool = False
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from storage.bell import Bell
 from storage.interfaces import FileSink
 from tusd_py.exchange import GRACE_SECONDS, Body, BodyEnd, complete_headers
 from tusd_py.framing import build_head
@@ -78,7 +79,7 @@ class NativeExchange:
         self.response_started = self.response_complete = self.disconnected = False
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = protocol.expect_100_continue
-        self.message_event = asyncio.Event()
+        self.message_event = Bell()
         self._protocol = protocol
         self._transport = protocol.transport
         self._front = front
