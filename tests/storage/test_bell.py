@@ -22,7 +22,7 @@ async def test_all_who_wait_are_told_but_who_was_cancelled() -> None:
     await asyncio.sleep(0)
     assert not any(task.done() for task in (waiting[0], waiting[2]))
     bell.set()
-    assert await asyncio.gather(waiting[0], waiting[2]) == [True, True]
+    assert all(await asyncio.gather(waiting[0], waiting[2]))
     assert waiting[1].cancelled()
     assert bell.is_set()
 
