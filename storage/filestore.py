@@ -6,7 +6,6 @@ from its writer.
 
 from __future__ import annotations
 
-import hmac
 import io
 import itertools
 import os
@@ -18,9 +17,8 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from uuid import UUID
 
-from storage import journal
+from storage import journal, once
 from storage.durability import PerRequest, Sync, do, sync_way
 from storage.errors import (
     DiskFailed,
@@ -30,9 +28,12 @@ from storage.errors import (
     UploadGone,
     UploadNotFound,
 )
-from storage.journal import Log, needed, write_all
+from storage.journal import Log, needed
+from storage.once import create_once
+from storage.results import Results
 from storage.room import Room
-from storage.segments import DiskErrors, FileWriter, SegmentReader, lock
+from storage.secret import Secret
+from storage.segments import DiskErrors, FileWriter, SegmentReader, create_locked, lock
 from storage.upload import Part
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class FileStore:
         self._room = Room(reserve)
         self._always = PerRequest()
         self._durability = durability or self._always
-        self._results = directory / "results"
+        self._results = Results(directory / "results")
+        self._secret = Secret(directory)
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._prepared = False
 
@@ -75,7 +77,7 @@ class FileStore:
     def prepare(self) -> None:
         """Make the directories; raise DiskFailed naming the one that cannot be used."""
         try:
-            self._results.mkdir(parents=True, exist_ok=True)
+            self._results.directory.mkdir(parents=True, exist_ok=True)
             probe = self._directory / f".probe-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()
@@ -90,9 +92,10 @@ class FileStore:
     def create(self, upload: Upload) -> None:
         lines = journal.first_lines(upload, self._boot)
         with DiskErrors():
-            data = self._segment(upload.id, 0)
+            data, log = self._segment(upload.id, 0), self._journal(upload.id)
             if upload.fingerprint is not None:
-                self._create_once(upload.id, lines)
+                if not create_once(log, lines, self._durability, aside=f".{upload.id}."):
+                    raise UploadExists(f"there is an upload {upload.id} already")
                 # What a crash left of an earlier try is as good; final ones have none.
                 if not upload.final:
                     os.close(os.open(data, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
@@ -100,18 +103,14 @@ class FileStore:
                 return
             # The files of a final one are its parts'.
             if not upload.final:
-                _create_file(data, b"", self._durability)
-            log = self._journal(upload.id)
+                once.create(data, b"", self._durability)
             try:
-                _create_file(log, lines, self._durability)
-            except OSError:
-                data.unlink(missing_ok=True)
-                raise
-            try:
+                once.create(log, lines, self._durability)
                 self._durability.directory(self._directory)
-            except OSError:
-                log.unlink()
+            except OSError as error:
                 data.unlink(missing_ok=True)
+                if not isinstance(error, FileExistsError):
+                    log.unlink(missing_ok=True)
                 raise
 
     @property
@@ -130,7 +129,7 @@ class FileStore:
         opened = journal.opened_line(upload, self._boot, secrets.token_hex(8))
         lines = journal.first_lines(upload, self._boot) + opened
         with DiskErrors():
-            data = _create_locked(path)
+            data = create_locked(path)
             try:
                 log = yield from self._begin_log(f"{path}.log", lines)
             except OSError:
@@ -166,38 +165,9 @@ class FileStore:
             durability=self._durability,
         )
 
-    def _create_once(self, upload_id: str, lines: bytes) -> None:
-        """Create a journal whole or not at all, where another request may do the same."""
-        aside = self._directory / f".{upload_id}.{secrets.token_hex(8)}"
-        _create_file(aside, lines, self._durability)
-        try:
-            os.link(aside, self._journal(upload_id))
-        except FileExistsError:
-            # Who created it may not have come to this yet.
-            self._durability.directory(self._directory)
-            raise UploadExists(f"there is an upload {upload_id} already") from None
-        finally:
-            aside.unlink()
-
     def identify(self, key: str) -> str:
         with DiskErrors():
-            digest = hmac.digest(self._secret(), key.encode(), "sha256")
-        return str(UUID(bytes=digest[:16], version=4))
-
-    def _secret(self) -> bytes:
-        """Return what keeps ids from being computed from keys; made once for the directory."""
-        place = self._directory / ".secret"
-        with suppress(FileNotFoundError):
-            return place.read_bytes()
-        aside = self._directory / f".secret-{secrets.token_hex(8)}"
-        _create_file(aside, secrets.token_bytes(32), self._always)
-        try:
-            with suppress(FileExistsError):
-                os.link(aside, place)
-        finally:
-            aside.unlink()
-        self._always.directory(self._directory)
-        return place.read_bytes()
+            return self._secret.identify(key)
 
     def assemble(self, final_id: str, most: int) -> Upload:
         with DiskErrors():
@@ -298,7 +268,7 @@ class FileStore:
     def _create_segment(self, upload_id: str, number: int) -> tuple[int, int]:
         while True:
             try:
-                return _create_locked(str(self._segment(upload_id, number))), number
+                return create_locked(str(self._segment(upload_id, number))), number
             except FileExistsError:
                 number += 1
 
@@ -373,7 +343,7 @@ class FileStore:
             with suppress(FileNotFoundError):
                 journal.bury(self._journal(upload_id), self._durability)
             self.remove_bytes(upload_id)
-            self._result(upload_id).unlink(missing_ok=True)
+            self._results.remove(upload_id)
             self._durability.directory(self._directory)
 
     def expire(self, upload_id: str, before: float) -> bool:
@@ -391,7 +361,7 @@ class FileStore:
     def purge(self, upload_id: str) -> None:
         with DiskErrors():
             self.remove_bytes(upload_id)
-            self._result(upload_id).unlink(missing_ok=True)
+            self._results.remove(upload_id)
             # The journal goes last: without it nobody would look for the rest again.
             self._journal(upload_id).unlink(missing_ok=True)
 
@@ -402,30 +372,15 @@ class FileStore:
 
     def publish_result(self, upload_id: str, result: bytes) -> bool:
         with DiskErrors():
-            aside = self._results / f".{secrets.token_hex(8)}"
-            _create_file(aside, result, self._always)
-            try:
-                os.link(aside, self._result(upload_id))
-            except FileExistsError:
-                return False
-            finally:
-                aside.unlink()
-                # Be it another's, who died before he did.
-                self._always.directory(self._results)
-            return True
+            return self._results.publish(upload_id, result)
 
     def result(self, upload_id: str) -> bytes | None:
         with DiskErrors():
-            try:
-                return self._result(upload_id).read_bytes()
-            except FileNotFoundError:
-                return None
+            return self._results.get(upload_id)
 
     def free_bytes(self) -> int:
-        try:
+        with DiskErrors():
             disk = os.statvfs(self._directory)
-        except OSError as error:
-            raise DiskFailed(f"UPLOAD_DIR cannot be read: {error.strerror}") from error
         return disk.f_bavail * disk.f_frsize
 
     def _segments(self, upload_id: str) -> list[Path]:
@@ -444,25 +399,3 @@ class FileStore:
 
     def _journal(self, upload_id: str) -> Path:
         return self._directory / f"{upload_id}.log"
-
-    def _result(self, upload_id: str) -> Path:
-        return self._results / f"{upload_id}.json"
-
-
-def _create_locked(path: str) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-    lock(fd)
-    return fd
-
-
-def _create_file(path: Path, content: bytes, durability: Durability) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-    try:
-        if content:
-            write_all(fd, content)
-            durability.file(fd)
-    except OSError:
-        path.unlink()
-        raise
-    finally:
-        os.close(fd)

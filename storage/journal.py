@@ -25,6 +25,7 @@ from zlib import crc32
 from storage.durability import Sync
 from storage.errors import JournalDamaged, UploadGone, UploadNotFound
 from storage.job import Ended
+from storage.once import write_all
 from storage.upload import Part, Upload
 
 if TYPE_CHECKING:
@@ -270,13 +271,6 @@ class Log:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def write_all(fd: int, content: bytes) -> None:
-    """Write all of it where the descriptor stands."""
-    written = os.write(fd, content)
-    while written < len(content):
-        written += os.write(fd, memoryview(content)[written:])
 
 
 @contextmanager

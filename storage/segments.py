@@ -279,6 +279,13 @@ def lock(fd: int) -> bool:
     return True
 
 
+def create_locked(path: str) -> int:
+    """Create a file that only this process may write; raise FileExistsError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    lock(fd)
+    return fd
+
+
 class DiskErrors:
     """Say in this package's terms what the operating system refuses; made at every request."""
 

@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 import redis.asyncio
 
-from storage import filestore, redis_sync
 from storage import finals as finals_module
+from storage import once, redis_sync
 from storage import redis_schema as schema
 from storage.durability import PerRequest
 from storage.errors import DiskFailed, UploadGone
@@ -347,7 +347,7 @@ class Killed(BaseException):
 
 
 STEPS = {
-    filestore: ("_create_file",),
+    once: ("create",),
     PerRequest: ("directory",),
     Log: ("append",),
     finals_module: ("call",),
