@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
 
+from pydantic_core import to_json
+
 from storage.durability import Sync
 from storage.errors import JournalDamaged, UploadGone, UploadNotFound
 from storage.job import Ended
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 _LIVE = b"L\n"
 _DELETED = b"D"
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 # Bytes from the end, some sixty lines.
 _TAIL = 8192
 
@@ -58,7 +59,7 @@ class Journal:
 
 def encode(*entry: Any) -> bytes:
     """Build one line."""
-    text = _encode(entry).encode()
+    text = to_json(entry)
     return b"\n%08x %s\n" % (crc32(text), text)
 
 

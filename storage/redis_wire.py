@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as Late
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
 # Seconds.
 _CONNECT = 1.0
@@ -35,13 +35,13 @@ class RedisWire:
         self._line: _Line | None = None
         self._connecting: asyncio.Task[_Line] | None = None
 
-    async def evalsha(self, sha: str, numkeys: int, *args: str | float) -> Any:
+    def evalsha(self, sha: str, numkeys: int, *args: str | float) -> Coroutine[Any, Any, Any]:
         """Run a script that the server knows by this digest; raise NoScriptError."""
-        return await self._command("EVALSHA", sha, numkeys, *args)
+        return self._command("EVALSHA", sha, numkeys, *args)
 
-    async def eval(self, script: str, numkeys: int, *args: str | float) -> Any:
+    def eval(self, script: str, numkeys: int, *args: str | float) -> Coroutine[Any, Any, Any]:
         """Run a script."""
-        return await self._command("EVAL", script, numkeys, *args)
+        return self._command("EVAL", script, numkeys, *args)
 
     async def smembers(self, name: str) -> set[str]:
         """Return the members of a set."""

@@ -190,7 +190,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + 4)
         if self._trailers is None:
-            super().on_header(name, value)
+            self.headers.append((name.lower(), value))
         else:
             # The request has been read: nothing that comes now changes what it said.
             self._trailers.append((name.lower(), value))

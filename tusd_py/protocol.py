@@ -250,7 +250,16 @@ def is_upload_id(text: str) -> bool:
     return _UPLOAD_ID.fullmatch(text) is not None
 
 
-def admit_create(action: Create, upload_id: str, now: float, limits: Limits) -> Upload:
+def admit_create(
+    action: Create,
+    upload_id: str,
+    now: float,
+    limits: Limits,
+    *,
+    dialect: str = TUS,
+    fingerprint: str | None = None,
+    token: int = 0,
+) -> Upload:
     """Check a creation and make its record; raise ProtocolError."""
     _check_size(action.length, action.content_length if action.body else 0, 0, limits)
     _check_type(action.metadata, limits)
@@ -261,6 +270,10 @@ def admit_create(action: Create, upload_id: str, now: float, limits: Limits) -> 
         created_at=now,
         expires_at=now + limits.expiration,
         concat=PARTIAL if action.partial else None,
+        dialect=dialect,
+        repr_digest=action.repr_digest,
+        fingerprint=fingerprint,
+        token=token,
     )
 
 

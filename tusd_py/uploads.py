@@ -168,11 +168,12 @@ async def _perform(call: Call, uploads: Uploads) -> Response:
 async def _create(action: Create, call: Call, uploads: Uploads) -> Response:
     _check_trailer(action, call)
     now = time.time()
-    upload = protocol.admit_create(action, await _new_id(action, uploads), now, uploads.limits)
-    upload = replace(
-        upload,
+    upload = protocol.admit_create(
+        action,
+        await _new_id(action, uploads),
+        now,
+        uploads.limits,
         dialect=call.speaker.name,
-        repr_digest=action.repr_digest,
         fingerprint=_fingerprint(action, call),
         token=0 if action.key else 1,
     )
