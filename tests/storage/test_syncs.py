@@ -16,39 +16,21 @@ from storage import syncs
 from storage.aio import Aio, Unsupported
 from storage.durability import Sync
 from storage.syncs import Kernel, Syncs, Threads, Turns
+from tests.storage.slow import SlowDisk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from storage.durability import Steps
-    from storage.syncs import Disk, Done
+    from storage.syncs import Disk
 
 FOREVER = 100_000.0
 BROKEN = OSError(errno.EIO, "Input/output error")
 
 
-class Slow:
-    """A disk that is told when a sync is over."""
-
-    def __init__(self) -> None:
-        self.asked: list[list[int]] = []
-        self._under_way: list[Done] = []
-
-    def sync(self, wanted: Sequence[Sync]) -> Done:
-        self.asked.append([sync.descriptor for sync in wanted])
-        self._under_way.append(asyncio.get_running_loop().create_future())
-        return self._under_way[-1]
-
-    def finish(self, error: OSError | None = None) -> None:
-        self._under_way.pop(0).set_result(error)
-
-    def close(self) -> None:
-        pass
-
-
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
-    slow = Slow()
+def slow(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
+    slow = SlowDisk()
     monkeypatch.setattr(syncs, "disk", lambda: slow)
     return slow
 
@@ -73,20 +55,24 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def test_each_step_waits_for_the_syncs_before_it(slow: Slow) -> None:
+def asked(slow: SlowDisk) -> list[list[int]]:
+    return [[sync.descriptor for sync in group] for group in slow.asked]
+
+
+async def test_each_step_waits_for_the_syncs_before_it(slow: SlowDisk) -> None:
     log: list[str] = []
     task = asyncio.create_task(Syncs().carry_out(deed(log)))
     await turn()
-    assert (log, slow.asked) == (["began"], [[1, 2]])
+    assert (log, asked(slow)) == (["began"], [[1, 2]])
     slow.finish()
     await turn()
-    assert (log, slow.asked) == (["began", "went on"], [[1, 2], [3]])
+    assert (log, asked(slow)) == (["began", "went on"], [[1, 2], [3]])
     assert not task.done()
     slow.finish()
     assert await task == "done"
 
 
-async def test_a_step_is_told_of_a_sync_that_failed(slow: Slow) -> None:
+async def test_a_step_is_told_of_a_sync_that_failed(slow: SlowDisk) -> None:
     log: list[str] = []
     task = asyncio.create_task(Syncs().carry_out(deed(log)))
     await turn()
@@ -96,7 +82,7 @@ async def test_a_step_is_told_of_a_sync_that_failed(slow: Slow) -> None:
     assert log == ["began", "failed: Input/output error"]
 
 
-async def test_a_cancellation_comes_after_the_last_step(slow: Slow) -> None:
+async def test_a_cancellation_comes_after_the_last_step(slow: SlowDisk) -> None:
     log: list[str] = []
     lost: list[str] = []
     task = asyncio.create_task(Syncs().carry_out(deed(log), lost.append))
@@ -113,7 +99,7 @@ async def test_a_cancellation_comes_after_the_last_step(slow: Slow) -> None:
 
 
 async def test_under_an_interval_all_begin_together_and_their_second_step_does_not_wait(
-    slow: Slow,
+    slow: SlowDisk,
 ) -> None:
     made = Syncs(FOREVER, 9)
     # The first of all finds nobody before it.
@@ -128,11 +114,11 @@ async def test_under_an_interval_all_begin_together_and_their_second_step_does_n
     # With it there are nine bytes.
     tasks.append(asyncio.create_task(made.carry_out(deed([]))))
     await turn()
-    assert slow.asked[1:] == [[1, 2]] * 3
+    assert asked(slow)[1:] == [[1, 2]] * 3
     for _ in range(4):
         slow.finish()
     await turn()
-    assert slow.asked[4:] == [[3]] * 4
+    assert asked(slow)[4:] == [[3]] * 4
     for _ in range(4):
         slow.finish()
     assert await asyncio.gather(first, *tasks) == ["done"] * 4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import errno
 import hashlib
 import sys
 import time
@@ -15,6 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from storage import redis_schema as schema
+from storage import syncs
 from storage.errors import StorageFull, StoreUnavailable, UploadGone
 from storage.filestore import FileStore
 from storage.leases import Leases
@@ -22,6 +25,7 @@ from storage.redis_info import RedisInfoStore
 from storage.redis_locker import RedisLocker
 from storage.segments import FileWriter
 from storage.upload import PARTIAL, Upload
+from tests.storage.slow import SlowDisk
 from tusd_py.exchange import BodyEnd
 from tusd_py.headers import Headers
 from tusd_py.intake import Pace
@@ -32,7 +36,6 @@ from tusd_py.tus import Tus
 from tusd_py.uploads import Call, Uploads, carry_out
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
@@ -257,6 +260,53 @@ async def test_a_refusal_tells_no_offset_that_was_not_stored(
     flags = {**WHOLE, **PART, "Upload-Complete": "?0", "Upload-Offset": "0"}
     answer = await site.ask("PATCH", upload.id, flags, BODY)
     assert (answer.status, answer.headers["Upload-Offset"]) == (507, "0")
+
+
+async def test_nobody_is_told_what_is_not_on_the_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowDisk()
+    monkeypatch.setattr(syncs, "disk", lambda: disk)
+
+    async def goes_on_behind(asking: asyncio.Task[Response], *groups: int) -> Response:
+        for group in groups:
+            await disk.asks(group)
+            assert not asking.done()
+            disk.finish()
+        return await asking
+
+    creation = asyncio.create_task(site.tus("POST", None, Upload_Length="10"))
+    # The journal and the names.
+    created = await goes_on_behind(creation, 1)
+    assert created.status == 201
+    flags = {"Upload_Offset": "0", **TYPED}
+    patch = asyncio.create_task(site.tus("PATCH", _id(created), BODY, **flags))
+    await disk.asks(2)
+    # The data has been written; Redis, which whoever watches is told by, knows nothing of it.
+    found = await site.uploads.info.find(_id(created))
+    assert found is not None
+    assert found.offset == 0
+    # The data, then the journal.
+    assert (await goes_on_behind(patch, 2, 3)).status == 204
+    assert len(disk.asked) == 3
+
+
+async def test_a_sync_that_fails_takes_the_answer_along_and_the_upload_goes_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await site.upload(length=10)
+    disk = SlowDisk()
+    flags = {"Upload_Offset": "0", **TYPED}
+    with monkeypatch.context() as patched:
+        patched.setattr(syncs, "disk", lambda: disk)
+        patch = asyncio.create_task(site.tus("PATCH", upload.id, BODY, **flags))
+        await disk.asks(1)
+        disk.finish(OSError(errno.EIO, "Input/output error"))
+        assert (await patch).status == 503
+        site.uploads.leases._syncs.close()
+    # Nothing of it counts, though the kernel would say by now that all is well.
+    assert (await site.tus("HEAD", upload.id)).headers["Upload-Offset"] == "0"
+    assert (await site.tus("PATCH", upload.id, BODY, **flags)).status == 204
 
 
 async def test_a_concatenation_with_a_key_can_be_tried_again(
