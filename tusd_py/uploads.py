@@ -133,12 +133,18 @@ async def _catch_up(behind: RecordBehind, uploads: Uploads) -> None:
 
 async def _doubted(missing: UploadNotFound, call: Call, uploads: Uploads) -> StorageError:
     """Tell what is so of an upload that Redis lacks: it may have forgotten it a second time."""
+    if isinstance(call.action, protocol.Create):
+        return _forgotten_again()
     if not isinstance(call.action, protocol.Head | protocol.Append | protocol.Terminate):
         return missing
     try:
         await to_thread.run_sync(uploads.data.look, call.action.upload_id)
     except StorageError as known:
         return known
+    return _forgotten_again()
+
+
+def _forgotten_again() -> StoreUnavailable:
     return StoreUnavailable("Redis has lost a record that had just been rebuilt")
 
 
@@ -564,4 +570,7 @@ async def _recovered(upload_id: str, uploads: Uploads, find: Callable[[], Awaita
         return await find()
     except UploadNotFound:
         await _recover(uploads, upload_id)
-        return await find()
+        try:
+            return await find()
+        except UploadNotFound:
+            raise _forgotten_again() from None

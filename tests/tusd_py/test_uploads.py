@@ -230,6 +230,11 @@ async def test_an_upload_that_redis_forgets_again_and_again_is_not_called_missin
     await site.redis.flushall()
     answer = await site.tus(method, upload.id, BODY, Upload_Offset="0", **TYPED)
     assert answer.status == status
+    keyed = {"Upload_Length": "10", **TYPED, "Idempotency_Key": "a key of some length"}
+    assert (await site.tus("POST", None, BODY[:4], **keyed)).status == 201
+    await site.redis.flushall()
+    # The client shall ask again: there is no upload that it could have asked for in vain.
+    assert (await site.tus("POST", None, BODY, **keyed)).status == 503
     missing = await site.tus(method, str(uuid4()), BODY, Upload_Offset="0", **TYPED)
     assert missing.status == 404
 
