@@ -77,3 +77,10 @@ def test_a_proof_that_does_not_exist_is_missed() -> None:
         "tests/test_proofs.py::test_nothing",
         "tests/none.py::test_x",
     ]
+
+
+def test_every_test_that_the_document_of_durability_names_exists() -> None:
+    text = (proofs.ROOT / "docs" / "durability.md").read_text()
+    rows = [row for row in re.findall(r"^\|.*", text, re.MULTILINE) if "::test_" in row]
+    assert len(rows) > 15
+    assert proofs.missing(text) == []
