@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _LIVE = b"L\n"
 _DELETED = b"D"
+# The mark, and the line feeds that end it and begin and end the first line.
+_HEAD_LINES = 3
 # Bytes from the end, some sixty lines.
 _TAIL = 8192
 
@@ -91,6 +93,16 @@ def created(path: Path) -> Upload | None:
         return None
     entry = _entry(line.rstrip(b"\n"))
     return Upload.from_json(entry[1]) if entry and entry[0] == "upload" else None
+
+
+def broke_off(path: Path) -> bool:
+    """Tell whether a power cut left only parts of what it began with: nobody was told of it.
+
+    What was not written by then is zeros, or is not there; no line of ours has a zero in it.
+    """
+    raw = path.read_bytes()
+    unfinished = b"\0" in raw or raw.count(b"\n") < _HEAD_LINES
+    return unfinished and raw[:1] != _DELETED and created(path) is None
 
 
 def _follow(read: Journal, name: str, values: list[Any]) -> Journal:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from storage import journal
 from storage.errors import DiskFailed
 
 if TYPE_CHECKING:
@@ -129,9 +130,15 @@ class Orphans:
 
     def _hollow(self, upload_id: str) -> bool:
         """Tell whether there is not a byte of an upload: it was never promised to anybody."""
-        paths = [self._directory / f"{upload_id}{end}" for end in (".log", "", ".1")]
+        paths = [self._directory / f"{upload_id}{end}" for end in ("", ".1")]
         result = self._directory / "results" / f"{upload_id}.json"
-        return not result.exists() and not any(_size(path) for path in paths)
+        nothing = not result.exists() and not any(_size(path) for path in paths)
+        return nothing and self._broke_off(self._directory / f"{upload_id}.log")
+
+    def _broke_off(self, log: Path) -> bool:
+        with suppress(OSError):
+            return not _size(log) or journal.broke_off(log)
+        return False
 
 
 def missing(directory: Path, upload: Upload) -> str | None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from storage import orphans
+from storage import journal, orphans
 from storage.filestore import FileStore
 from storage.orphans import Orphans, missing
 from storage.upload import Upload
@@ -136,6 +136,27 @@ def test_a_creation_that_broke_off_before_its_first_byte_goes_whole(store: FileS
     assert found(store.directory) == [OURS, f"{OURS}.log"]
     for orphan in Orphans(store.directory).find():
         assert Orphans(store.directory).remove(orphan)
+    assert found(store.directory) == []
+
+
+@pytest.mark.usefixtures("aged")
+@pytest.mark.parametrize("kept", [slice(0), slice(3), slice(60), slice(60, 400), slice(399)])
+@pytest.mark.parametrize("size", ["known", "unknown"])
+def test_a_creation_of_which_a_power_cut_left_only_parts_goes_whole(
+    store: FileStore, kept: slice, size: str
+) -> None:
+    upload = replace(created(store), metadata="filename " + "m" * 400)
+    whole = journal.first_lines(upload, "boot")
+    torn = bytearray(len(whole))
+    torn[kept] = whole[kept]
+    log = store.directory / f"{upload.id}.log"
+    log.write_bytes(torn if size == "known" else torn.rstrip(b"\0"))
+    assert found(store.directory) == [upload.id, log.name]
+    # Of another one a later line was torn; what was promised before that stands.
+    log.write_bytes(whole + torn)
+    assert found(store.directory) == []
+    # And one that was removed stays so until it is forgotten.
+    log.write_bytes(b"D" + torn[1:])
     assert found(store.directory) == []
 
 
