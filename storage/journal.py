@@ -269,10 +269,9 @@ class Log:
             return read(path)
 
     def retract(self, line: bytes) -> None:
-        """Append what counts instead of a line that may be lost."""
+        """Append what counts instead of a line that may be lost; who reads it syncs both."""
+        self.write(line)
         self._size = -1
-        write_all(self._fd, line)
-        self._durability.file(self._fd)
 
     def undisturbed(self) -> bool:
         """Tell whether nobody has appended to it since, removed it or marked it as deleted."""

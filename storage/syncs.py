@@ -7,7 +7,9 @@ away from the event loop; with many small uploads that is more than all else tog
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -230,3 +232,6 @@ class Kernel:
     def close(self) -> None:
         self._loop.remove_reader(self._aio.event)
         self._aio.close()
+        # Of what was under way nobody can say any more how it ended.
+        for number in list(self._groups):
+            self._end(number, OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)))

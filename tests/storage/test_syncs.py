@@ -188,6 +188,16 @@ async def test_a_kernel_that_has_no_room_is_asked_again(
     kernel.close()
 
 
+async def test_at_the_end_nobody_waits_on(file: int) -> None:
+    kernel = Kernel(Aio(4))
+    done = kernel.sync([Sync(file), Sync(file)])
+    await asyncio.sleep(0)
+    kernel.close()
+    error = await done
+    assert error is not None
+    assert error.errno == errno.ECANCELED
+
+
 async def test_where_the_kernel_does_not_do_it_threads_do(
     file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
