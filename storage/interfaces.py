@@ -238,6 +238,9 @@ class InfoStore(Protocol):
             UploadNotFound: the record is missing.
         """
 
+    async def show(self, upload: Upload, received: int, *, speed: float) -> None:
+        """Let who watches the job see so many bytes, on which no client may rely yet."""
+
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         """Remove the record; its job is cancelled. Raises as `commit`."""
 

@@ -57,6 +57,10 @@ class RedisInfoStore:
         if lock is not None and upload.complete:
             lock.returned = True
 
+    async def show(self, upload: Upload, received: int, *, speed: float) -> None:
+        built = schema.show(upload, received, time.time(), speed)
+        await call(self._redis, schema.SHOW, *built)
+
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         built = schema.terminate(upload.id, upload.token, time.time(), forget_at)
         _check(await call(self._redis, schema.TERMINATE, *built))

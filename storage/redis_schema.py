@@ -248,6 +248,23 @@ if ARGV[4] == '1' and KEYS[5] then release(KEYS[5], KEYS[6], ARGV[10], ARGV[1]) 
     + _COMMIT
 )
 
+# What is shown is never less than before, and of no upload that was taken over.
+# KEYS upload job   ARGV token received now speed
+SHOW = Script("""
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return end
+local job = redis.call('HMGET', KEYS[2], 'state', 'done')
+if job[1] ~= 'uploading' or tonumber(ARGV[2]) <= tonumber(job[2] or '0') then return end
+redis.call('HSET', KEYS[2], 'done', ARGV[2], 'speed', ARGV[4], 'updated_at', ARGV[3])
+redis.call('PUBLISH', KEYS[2], '')
+""")
+
+
+def show(upload: Upload, received: int, now: float, speed: float) -> tuple[list[str], list[str]]:
+    """Build KEYS and ARGV of SHOW."""
+    args = [str(upload.token), str(received), str(now), f"{speed:.0f}"]
+    return [*pair(upload.id)], args
+
+
 # Say in a record what its journal says. The token rises above both: whoever got one before that
 # may still write, and nothing of it may count.
 # KEYS as COMMIT, lock   ARGV as COMMIT (of the journal), the caller's lock or nothing

@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# Bytes after which what arrived is made durable and progress is told (chunked-upload: 5 MB).
-_CHECKPOINT = 5 * 2**20
+# Bytes after which who watches sees how far it is (chunked-upload: 5 MB), and after which what
+# arrived is made durable. The first is cheap; the second stops a fast body for a while.
+_STEP = 5 * 2**20
+_CHECKPOINT = 64 * 2**20
+# Seconds after which it is made durable however little it is.
+_LASTING = 0.5
 # Seconds between two interim responses.
 _PROGRESS = 1.0
 _READ = 2**20
@@ -109,6 +113,8 @@ class Intake:
         self._seen = not stores.limits.video or upload.partial
         self._started = asyncio.get_running_loop().time()
         self._told_at = self._committed_at = self._started
+        self._shown = self._first
+        self._showing: asyncio.Task[None] | None = None
 
     async def run(self, exchange: Exchange | None, *, skip: int = 0) -> BodyEnd:
         """Move the body, if there is one, behind its first `skip` bytes, and commit.
@@ -147,6 +153,8 @@ class Intake:
             end = await self._move(sink, exchange, stop)
         finally:
             self._stores.pace.bodies -= 1
+            if self._showing is not None:
+                self._showing.cancel()
         if end is not BodyEnd.DONE:
             return end
         if digest is not None and checksum is not None:
@@ -178,7 +186,7 @@ class Intake:
         most = self._stores.limits.max_size if self._length is None else self._length
         while True:
             try:
-                end = await exchange.move_body(sink, min(most - sink.offset, _CHECKPOINT), stop)
+                end = await exchange.move_body(sink, min(most - sink.offset, _STEP), stop)
             except StorageError:
                 # What fitted is kept, if that much can still be remembered.
                 with suppress(StorageError):
@@ -194,17 +202,32 @@ class Intake:
             if self._is_due(sink.offset):
                 await self._checkpoint()
                 await self._tell(exchange)
+            else:
+                self._show(sink.offset)
 
     def _is_due(self, offset: int) -> bool:
         """Tell whether it is time to commit: for much at once, for little when it is its turn."""
         now = asyncio.get_running_loop().time()
         little = offset - self.upload.offset < _CHECKPOINT
-        if little and now - self._committed_at < self._stores.pace.pause:
+        pause = max(_LASTING if self._seen else 0.0, self._stores.pace.pause)
+        if little and now - self._committed_at < pause:
             return False
         if not self._lease.due:
             return False
         self._committed_at = now
         return True
+
+    def _show(self, offset: int) -> None:
+        """Let who watches see what was received; nobody waits for that, and some is left out."""
+        busy = self._showing is not None and not self._showing.done()
+        if self._verified or busy or offset - self._shown < _STEP:
+            return
+        self._shown = offset
+        self._showing = asyncio.create_task(self._try_to_show(offset))
+
+    async def _try_to_show(self, offset: int) -> None:
+        with suppress(StorageError):
+            await self._stores.info.show(self.upload, offset, speed=self._speed(offset))
 
     async def _tell(self, exchange: Exchange) -> None:
         """Tell the client how far it is, now and then."""
@@ -283,7 +306,9 @@ class Intake:
         stores = self._stores
         await self._lease.commit(upload)
         try:
-            await stores.info.commit(upload, speed=self._speed(upload), lock=self._lease.lock)
+            await stores.info.commit(
+                upload, speed=self._speed(upload.offset), lock=self._lease.lock
+            )
         except UploadNotFound:
             await self._restore()
         # Not before: a refusal tells how far the upload is.
@@ -302,9 +327,9 @@ class Intake:
         # The lock is lost as well: the client shall ask for the offset and go on.
         raise LockLost("the record of this upload was lost and has been rebuilt")
 
-    def _speed(self, upload: Upload) -> float:
+    def _speed(self, offset: int) -> float:
         elapsed = asyncio.get_running_loop().time() - self._started
-        return (upload.offset - self._first) / elapsed if elapsed > 0 else 0.0
+        return (offset - self._first) / elapsed if elapsed > 0 else 0.0
 
 
 def _compare(checksum: Checksum, digest: bytes) -> None:

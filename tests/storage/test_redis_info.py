@@ -73,6 +73,41 @@ async def test_a_commit_raises_offset_and_progress(
     assert (job.state, job.done, job.speed) == (JobState.UPLOADING, 4, 2.0)
 
 
+async def test_what_was_received_is_shown_and_counts_for_nothing(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    now = await locked(redis, upload)
+    await info.show(now, 6, speed=2.0)
+    assert await record(redis, upload.id) == now
+    job = await info.job(upload.id)
+    assert job is not None
+    assert (job.state, job.done, job.speed) == (JobState.UPLOADING, 6, 2.0)
+    # A commit says less; who watches does not see it go back.
+    await info.commit(replace(now, offset=4), speed=2.0)
+    await info.show(now, 5, speed=2.0)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert job.done == 6
+
+
+async def test_nothing_is_shown_by_whom_somebody_took_over_from_or_of_what_is_complete(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    late = await locked(redis, upload)
+    now = await locked(redis, upload)
+    await info.show(late, 6, speed=2.0)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert job.done == 0
+    await info.commit(replace(now, offset=10, complete=True), speed=2.0)
+    await info.show(now, 10, speed=2.0)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert (job.state, job.done) == (JobState.PENDING, 0)
+
+
 async def test_a_length_that_is_declared_late_is_the_jobs_total(
     info: RedisInfoStore, redis: Redis, upload: Upload
 ) -> None:

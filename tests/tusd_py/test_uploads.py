@@ -26,6 +26,7 @@ from storage.redis_locker import RedisLocker
 from storage.segments import FileWriter
 from storage.upload import PARTIAL, Upload
 from tests.storage.slow import SlowDisk
+from tusd_py import intake
 from tusd_py.exchange import BodyEnd
 from tusd_py.headers import Headers
 from tusd_py.intake import Pace
@@ -326,6 +327,31 @@ async def test_a_concatenation_with_a_key_can_be_tried_again(
     assert len(site.ids()) == 2
 
 
+async def test_who_watches_sees_what_was_received_before_it_counts(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is committed before the end, and every byte is worth a word.
+    monkeypatch.setattr(intake, "_LASTING", 1_000.0)
+    monkeypatch.setattr(intake, "_STEP", 1)
+    upload, info = await site.upload(length=len(BODY)), site.uploads.info
+    move, seen = Spoken.move_body, []
+
+    async def look(exchange: Spoken, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
+        deadline = time.monotonic() + 30.0
+        while (job := await info.job(upload.id)) and job.done < sink.offset:
+            assert time.monotonic() < deadline
+        record = await info.find(upload.id)
+        assert job is not None
+        assert record is not None
+        seen.append((job.done, record.offset))
+        return await move(exchange, sink, limit, stop)
+
+    monkeypatch.setattr(Spoken, "move_body", look)
+    answer = await site.tus("PATCH", upload.id, BODY, Upload_Offset="0", **TYPE)
+    assert (answer.status, answer.headers["Upload-Offset"]) == (204, str(len(BODY)))
+    assert seen == [(number, 0) for number in range(len(BODY))]
+
+
 @pytest.mark.parametrize(("rate", "commits"), [(1.0, 10), (1e-6, 1)])
 async def test_the_more_bodies_trickle_in_the_more_rarely_each_is_committed(
     site: Site, monkeypatch: pytest.MonkeyPatch, rate: float, commits: int
@@ -338,6 +364,7 @@ async def test_the_more_bodies_trickle_in_the_more_rarely_each_is_committed(
         return committing(writer, upload)
 
     monkeypatch.setattr(FileWriter, "committing", count)
+    monkeypatch.setattr(intake, "_LASTING", 0.0)
     # Byte by byte.
     monkeypatch.setattr(Spoken, "most", 1)
     upload = await site.upload(length=len(BODY))
