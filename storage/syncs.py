@@ -186,7 +186,9 @@ class Kernel:
         self._numbers = itertools.count()
         #: Both those that are under way and those that wait.
         self._groups: dict[int, _Group] = {}
-        self._waiting: deque[tuple[int, int, bool]] = deque()
+        self._waiting: deque[tuple[int, Sync]] = deque()
+        self._under_way = 0
+        self._threads = Threads()
         self._called = False
 
     def sync(self, syncs: Sequence[Sync]) -> Done:
@@ -194,7 +196,7 @@ class Kernel:
         for sync in syncs:
             number = next(self._numbers)
             self._groups[number] = group
-            self._waiting.append((number, sync.descriptor, sync.names))
+            self._waiting.append((number, sync))
         # What else comes in this turn of the loop goes with them.
         if not self._called:
             self._called = True
@@ -204,26 +206,37 @@ class Kernel:
     def _submit(self) -> None:
         self._called = False
         while self._waiting:
+            first = islice(self._waiting, _MOST)
+            wanted = [(number, sync.descriptor, sync.names) for number, sync in first]
             try:
-                taken = self._aio.submit(list(islice(self._waiting, _MOST)))
-            except OSError as error:
-                self._end(self._waiting.popleft()[0], error)
+                taken = self._aio.submit(wanted)
+            except OSError:
+                self._leave_to_threads(*self._waiting.popleft())
                 continue
+            self._under_way += taken
             for _ in range(taken):
                 self._waiting.popleft()
             if not taken:
                 # The next ones begin when some are over; or else when the kernel has room again.
-                if len(self._groups) == len(self._waiting):
+                if not self._under_way:
                     self._loop.call_later(_AGAIN, self._submit)
                 return
 
+    def _leave_to_threads(self, number: int, sync: Sync) -> None:
+        # Old kernels and strange file systems sync, but not this way.
+        done = self._threads.sync([sync])
+        done.add_done_callback(lambda done: self._end(number, done.result()))
+
     def _tell(self) -> None:
         for number, error in self._aio.ended():
+            self._under_way -= 1
             self._end(number, error)
         self._submit()
 
     def _end(self, number: int, error: OSError | None) -> None:
-        group = self._groups.pop(number)
+        group = self._groups.pop(number, None)
+        if group is None:
+            return
         group.left -= 1
         group.error = group.error or error
         if not group.left:
@@ -232,6 +245,7 @@ class Kernel:
     def close(self) -> None:
         self._loop.remove_reader(self._aio.event)
         self._aio.close()
+        self._threads.close()
         # Of what was under way nobody can say any more how it ended.
         for number in list(self._groups):
             self._end(number, OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)))

@@ -188,6 +188,20 @@ async def test_a_kernel_that_has_no_room_is_asked_again(
     kernel.close()
 
 
+async def test_what_the_kernel_does_not_take_threads_do(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Kernel(Aio(4))
+
+    def refused(wanted: object) -> int:
+        del wanted
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(kernel._aio, "submit", refused)
+    assert await kernel.sync([Sync(file), Sync(file)]) is None
+    kernel.close()
+
+
 async def test_at_the_end_nobody_waits_on(file: int) -> None:
     kernel = Kernel(Aio(4))
     done = kernel.sync([Sync(file), Sync(file)])
