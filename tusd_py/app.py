@@ -80,6 +80,7 @@ class Files:
         self._uploads = uploads
         self._downloads = downloads
         self._origin = origin
+        self._path = origin.creation_path.encode()
         self._exchange = exchange
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,10 +97,9 @@ class Files:
 
     def find(self, method: bytes, target: bytes) -> Handle | None:
         """Return what carries out a request without a detour by the routes (native.Front)."""
-        path = self._origin.creation_path.encode()
-        if method not in _NATIVE or not target.startswith(path):
+        if method not in _NATIVE or not target.startswith(self._path):
             return None
-        rest = target[len(path) :]
+        rest = target[len(self._path) :]
         if rest in {b"", b"/"}:
             return partial(self._carry_native, None)
         name = rest[1:].decode("ascii", "replace")
@@ -108,9 +108,11 @@ class Files:
         return partial(self._carry_native, name)
 
     async def _carry_native(self, upload_id: str | None, exchange: NativeExchange) -> None:
-        method = exchange.scope["method"]
-        reach = self._origin.of(exchange.scope, exchange.headers)
-        speaker = await self._speaker(method, upload_id, exchange.headers, reach)
+        method, headers = exchange.scope["method"], exchange.headers
+        reach = self._origin.of(exchange.scope, headers)
+        # Nearly always it says so; to ask takes longer than to see it.
+        says = "tus-resumable" in headers
+        speaker = Tus(reach) if says else await self._speaker(method, upload_id, headers, reach)
         await self._carry_out(method, upload_id, exchange, reach, speaker)
 
     async def _carry_out(

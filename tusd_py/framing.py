@@ -60,6 +60,8 @@ def check_head(method: bytes, version: str, headers: Headers) -> bool:
     if hosts > 1 or (hosts == 0 and version == "1.1"):
         raise Refused(HTTPStatus.BAD_REQUEST, f"expected one Host, got {hosts}")
     _check_framing(version, headers)
+    if "expect" not in headers:
+        return False
     expected = {value.strip().lower() for value in (headers.joined("expect") or "").split(",")}
     expected.discard("")
     if version == "1.0" or not expected:
@@ -71,6 +73,8 @@ def check_head(method: bytes, version: str, headers: Headers) -> bool:
 
 def _check_framing(version: str, headers: Headers) -> None:
     coding = headers.joined("transfer-encoding")
+    if coding is None and "content-length" not in headers:
+        return
     if coding is not None and (version == "1.0" or coding.strip().lower() != "chunked"):
         raise Refused(HTTPStatus.BAD_REQUEST, f"expected chunked, got {coding[:100]!a}")
     length = headers.joined("content-length")

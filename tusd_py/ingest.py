@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # What is read of a request that was refused, so that the peer sees the answer and not a reset.
 _LINGER_BYTES = 256 * 1024
 _LINGER_SECONDS = 1.0
+# A clock that is rounded may show so much less.
+_MOMENT = 0.005
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -68,6 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_body = False
         self._refused: Refused | None = None
         self._linger_left: int | None = None
+        self._idle_since: float | None = None
         self._at_end = False
 
     # The connection
@@ -95,6 +98,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
         if not self._is_busy():
             self.let_go()
@@ -122,7 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._refused is not None:
             return
-        self._unset_keepalive_if_required()
+        self._idle_since = None
         self._silent += len(data)
         try:
             self._feed(memoryview(data))
@@ -188,7 +192,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + 4)
+        # As `_count` does; it is called for every line of every head.
+        self._silent = 0
+        self._head += len(name) + len(value) + 4
+        if self._head > HEAD_MOST:
+            raise head_too_long()
         if self._trailers is None:
             self.headers.append((name.lower(), value))
         else:
@@ -201,11 +209,12 @@ class HttpProtocol(HttpToolsProtocol):
         method, version = self.parser.get_method(), self.parser.get_http_version()
         headers = Headers(self.headers)
         self.expect_100_continue = check_head(method, version, headers)
-        if self._is_foreign_upgrade():
+        upgrades = self.parser.should_upgrade()
+        if upgrades and not self._should_upgrade():
             return
         trailers: list[tuple[bytes, bytes]] = []
         self._trailers = trailers
-        if self._front is not None and not self.parser.should_upgrade():
+        if self._front is not None and not upgrades:
             handle = self._front.find(method, self.url)
             if handle is not None:
                 keep_alive = version != "1.0" and self.parser.should_keep_alive()
@@ -262,9 +271,14 @@ class HttpProtocol(HttpToolsProtocol):
         self.on_message_complete()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._await_request()
         if self.pipeline:
             # As many wait as came at once, not as many as a peer cares to send.
             self.flow.pause_reading()
@@ -335,6 +349,25 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
 
     # Time
+
+    def _await_request(self) -> None:
+        self._idle_since = self.loop.time()
+        # One timer looks now and then; to set one at each answer would cost more than some answers.
+        if self.timeout_keep_alive_task is None:
+            wait = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(wait, self._look_for_requests)
+
+    def _look_for_requests(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None or self.transport.is_closing():
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left <= 0:
+            self.transport.close()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                left + _MOMENT, self._look_for_requests
+            )
 
     def _await_head(self) -> None:
         if self._head_timer is None:

@@ -24,8 +24,11 @@ class LogSettings(Protocol):
     def log_format(self) -> str: ...
 
 
-def configure(settings: LogSettings) -> None:
-    """Send every log line to stderr in the format and from the level that the settings name."""
+def configure(settings: LogSettings, *, for_good: bool = False) -> None:
+    """Send every log line to stderr in the format and from the level that the settings name.
+
+    A process that does so `for_good` pays less for each line.
+    """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -38,7 +41,7 @@ def configure(settings: LogSettings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         # Past the standard library, whose records cost five times as much as what they say.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=for_good,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -63,11 +66,34 @@ def _renderers(settings: LogSettings) -> list[Any]:
             structlog.processors.ExceptionRenderer(traceback),
             structlog.processors.JSONRenderer(),
         ]
-    return [
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    ]
+    colors = sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors, exception_formatter=structlog.dev.plain_traceback
+    )
+    return [renderer if colors else _Plain(renderer)]
+
+
+class _Plain:
+    """Render as structlog does on a console, at a tenth of the cost where nothing is special."""
+
+    _special = frozenset({"exc_info", "exception", "stack", "logger", "logger_name"})
+
+    def __init__(self, usual: structlog.dev.ConsoleRenderer) -> None:
+        self._usual = usual
+
+    def __call__(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> Any:
+        if not self._special.isdisjoint(event):
+            return self._usual(logger, name, event)
+        when, level, what = event.pop("timestamp"), event.pop("level"), event.pop("event")
+        if not event:
+            return f"{when} [{level:<9}] {what}"
+        pairs = " ".join(f"{key}={_shown(event[key])}" for key in sorted(event))
+        return f"{when} [{level:<9}] {what:<30} {pairs}"
+
+
+def _shown(value: object) -> str:
+    plain = isinstance(value, str) and value.isprintable() and " " not in value
+    return str(value) if plain else repr(value)
 
 
 def _send_to_root(name: str, level: int) -> None:

@@ -8,7 +8,7 @@ the one it asked; only a trusted proxy makes them absolute, by `Forwarded` (RFC 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
@@ -106,16 +106,24 @@ class Origin:
     upload_path: str = "/files/"
     trusted: TrustedPeers = TrustedPeers()
 
-    @property
-    def creation_path(self) -> str:
-        """Return the path at which uploads are created, without a slash at its end."""
-        return self.upload_path.rstrip("/")
+    #: The path at which uploads are created, without a slash at its end.
+    creation_path: str = field(init=False)
+    #: Whether addresses are paths, whatever comes.
+    is_plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find out once what every request asks."""
+        object.__setattr__(self, "creation_path", self.upload_path.rstrip("/"))
+        trusting = bool(self.trusted.networks or self.trusted.unix)
+        object.__setattr__(self, "is_plain", self.public_url is None and not trusting)
 
     def of(self, scope: Mapping[str, Any], headers: Headers) -> Reach:
         """Tell how the client of one request (an ASGI scope) reaches us."""
+        asked = _asked(headers)
+        if self.is_plain and not scope.get("root_path"):
+            return Reach("", self.creation_path, (asked, ""))
         trusted = self.trusted.trust(scope.get("client"))
         told = _told(headers) if trusted else _NOTHING
-        asked = _asked(headers)
         return Reach(self._base(scope, told, asked), self.creation_path, (asked, told.host))
 
     def _base(self, scope: Mapping[str, Any], told: _Told, asked: str) -> str:
