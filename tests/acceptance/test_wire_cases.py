@@ -526,7 +526,7 @@ ELSEWHERE = {
     172: _WIRE + "test_patch_takes_over_from_a_stalled_patch",
     173: _HERE + "test_a_stalled_body_is_in_nobodys_way",
     174: _WIRE + "test_of_two_equal_patches_one_is_taken",
-    175: "tests/storage/test_filestore.py::"
+    175: "tests/storage/conformance.py::"
     "test_a_writer_that_only_sleeps_never_reaches_what_its_successor_writes",
     176: _WIRE + "test_a_server_takes_over_from_another_one",
     177: "tests/storage/test_redis_locker.py::test_a_dead_holder_of_this_host_is_not_waited_for",
