@@ -22,7 +22,6 @@ from storage import journal, once
 from storage.durability import PerRequest, Sync, do, sync_way
 from storage.errors import (
     DiskFailed,
-    NoRoom,
     RecordBehind,
     UploadExists,
     UploadGone,
@@ -61,7 +60,6 @@ class FileStore:
         and their results always.
         """
         self._directory = directory
-        self._reserve = reserve
         self._room = Room(reserve)
         self._always = PerRequest()
         self._durability = durability or self._always
@@ -121,14 +119,13 @@ class FileStore:
         return do(self.beginning(upload))
 
     def beginning(self, upload: Upload) -> Steps[FileWriter]:
-        free = self.free_bytes()
-        if free < self._reserve:
-            raise NoRoom(f"the disk has no room: {free} bytes are free")
         # Names as text: this is on the way of every small upload.
         path = f"{self._directory}/{upload.id}"
-        opened = journal.opened_line(upload, self._boot, secrets.token_hex(8))
+        # Nobody else can have made it: any name of the writer will do.
+        opened = journal.opened_line(upload, self._boot, "first")
         lines = journal.first_lines(upload, self._boot) + opened
         with DiskErrors():
+            self._room.check(self._directory)
             data = create_locked(path)
             try:
                 log = yield from self._begin_log(f"{path}.log", lines)

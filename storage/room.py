@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
+from typing import TYPE_CHECKING
+
+from storage.errors import NoRoom
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # How long, in seconds, and for how many bytes an answer of the disk is believed.
 _SECONDS = 1.0
@@ -21,17 +26,20 @@ class Room:
         self._until = 0.0
 
     def take(self, descriptor: int, count: int) -> None:
-        """Let `count` bytes be written to this file; raise OSError when there is no room."""
+        """Let `count` bytes be written to this file; raise NoRoom or OSError."""
         # Threads that come at once may count one another's bytes wrong; the next answer is right.
         self._left -= count
         if self._reserve and (self._left < 0 or time.monotonic() >= self._until):
-            self._left = self._ask(descriptor) - count
-            self._until = time.monotonic() + _SECONDS
+            self.check(descriptor)
+            self._left -= count
 
-    def _ask(self, descriptor: int) -> int:
-        disk = os.fstatvfs(descriptor)
-        room = disk.f_bavail * disk.f_frsize - self._reserve
-        if room < 0:
-            raise OSError(errno.ENOSPC, "the rest is kept for the server itself")
+    def check(self, place: int | Path) -> None:
+        """Ask the disk of this file or directory whether there is room; raise NoRoom or OSError."""
+        disk = os.statvfs(place)
+        free = disk.f_bavail * disk.f_frsize
+        if free < self._reserve:
+            self._until = 0.0
+            raise NoRoom(f"the disk has no room: {free} bytes are free")
         # Others write too: the closer to the end, the sooner the next question.
-        return min(room // 8, _BYTES)
+        self._left = min((free - self._reserve) // 8, _BYTES)
+        self._until = time.monotonic() + _SECONDS

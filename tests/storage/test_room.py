@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from types import SimpleNamespace
 
 import pytest
 
 from storage import room
+from storage.errors import NoRoom
 from storage.room import Room
 
 
@@ -20,7 +20,7 @@ class Disk:
         self.asked = 0
         self.now = 100.0
 
-    def fstatvfs(self, descriptor: int) -> SimpleNamespace:
+    def statvfs(self, place: int) -> SimpleNamespace:
         self.asked += 1
         return SimpleNamespace(f_bavail=self.free // 512, f_frsize=512)
 
@@ -31,7 +31,7 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk(2**40)
-    monkeypatch.setattr(os, "fstatvfs", disk.fstatvfs)
+    monkeypatch.setattr(os, "statvfs", disk.statvfs)
     monkeypatch.setattr(room, "time", disk)
     return disk
 
@@ -50,12 +50,21 @@ def test_an_answer_is_not_believed_for_long(disk: Disk) -> None:
     kept.take(0, 1)
     disk.now += 1
     disk.free = 512
-    with pytest.raises(OSError, match="kept for the server") as refused:
+    with pytest.raises(NoRoom, match="512 bytes are free"):
         kept.take(0, 1)
-    assert refused.value.errno == errno.ENOSPC
     # As soon as there is room it is found.
     disk.free = 2**40
     kept.take(0, 1)
+
+
+def test_what_one_who_asked_was_told_is_right_for_all(disk: Disk) -> None:
+    kept = Room(1024)
+    kept.take(0, 1)
+    disk.free = 512
+    with pytest.raises(NoRoom):
+        kept.check(0)
+    with pytest.raises(NoRoom):
+        kept.take(0, 1)
 
 
 def test_writers_that_all_fill_the_disk_stop_before_the_reserve(disk: Disk) -> None:
@@ -67,7 +76,7 @@ def test_writers_that_all_fill_the_disk_stop_before_the_reserve(disk: Disk) -> N
             kept.take(0, 1024)
             disk.free -= 1024
 
-    with pytest.raises(OSError, match="kept for the server"):
+    with pytest.raises(NoRoom):
         fill()
     assert 2**19 - 2048 <= disk.free <= 2**19
 
