@@ -105,8 +105,9 @@ class NativeExchange:
             await handle(self)
         except Exception:
             log.exception("request.broke")
+        self._close_straight()
         # Circles would stay until the collector comes.
-        self._later = None
+        self._later = self._straight = None
         if self.disconnected:
             self._protocol.let_go()
         elif not self.response_complete:
@@ -235,8 +236,13 @@ class NativeExchange:
         self._protocol.on_response_complete()
 
     async def _forget(self) -> None:
+        self._close_straight()
         if self._later is not None:
             await self._later.forget()
+
+    def _close_straight(self) -> None:
+        if self._straight is not None:
+            self._straight.close()
 
     def _build(self, response: Response) -> bytes:
         fields = complete_headers(response, self.scope["method"], unread=self.more_body)

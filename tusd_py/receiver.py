@@ -16,7 +16,7 @@ import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tusd_py.exchange import BodyEnd
 from tusd_py.vessels import Memory, Pipe
@@ -63,7 +63,7 @@ class Receiver:
 
     async def receive(
         self,
-        connection: int,
+        peer: Peer,
         sink: FileSink,
         limit: int,
         stop: asyncio.Event,
@@ -71,7 +71,7 @@ class Receiver:
         *,
         before: int = 0,
     ) -> BodyEnd:
-        """Move up to `limit` bytes from a non-blocking socket to the sink.
+        """Move up to `limit` bytes from the peer to the sink.
 
         All of them have to be the body's, and nobody else may read the socket meanwhile. The answer
         is MORE when they have come, or some have, just `before` or now, and a second is over;
@@ -81,54 +81,48 @@ class Receiver:
         cancellation. Errors of the sink come through; what was taken and does not fit is lost to
         the connection.
         """
-        with socket.socket(fileno=os.dup(connection)) as peer:
-            body = _Body(peer, sink, limit, before)
-            stopped = asyncio.create_task(stop.wait())
-            stopped.add_done_callback(body.stop)
-            try:
-                return await self._receive(body, stop, stall)
-            finally:
-                stopped.cancel()
-                body.let_go()
+        peer.begin(sink, limit, before)
+        peer.heed(stop)
+        return await self._receive(peer, stop, stall)
 
-    async def _receive(self, body: _Body, stop: asyncio.Event, stall: float) -> BodyEnd:
+    async def _receive(self, peer: Peer, stop: asyncio.Event, stall: float) -> BodyEnd:
         loop = asyncio.get_running_loop()
         pulse, late = loop.time() + _PULSE, loop.time() + stall
-        while body.left and not stop.is_set():
-            if loop.time() >= (pulse if body.moved else late):
-                return BodyEnd.MORE if body.moved else BodyEnd.STALLED
-            ready = await body.wait(pulse if body.moved else min(loop.time() + _PULSE, late))
-            if end := await self._take(body, ready=ready):
+        while peer.left and not stop.is_set():
+            if loop.time() >= (pulse if peer.moved else late):
+                return BodyEnd.MORE if peer.moved else BodyEnd.STALLED
+            ready = await peer.wait(pulse if peer.moved else min(loop.time() + _PULSE, late))
+            if end := await self._take(peer, ready=ready):
                 return end
-        return await self._end_late(body) if body.left else BodyEnd.MORE
+        return await self._end_late(peer) if peer.left else BodyEnd.MORE
 
-    async def _take(self, body: _Body, *, ready: bool) -> BodyEnd | None:
+    async def _take(self, peer: Peer, *, ready: bool) -> BodyEnd | None:
         """Take what can be read, and more while it comes fast."""
-        readable = body.count_readable()
+        readable = peer.count_readable()
         if readable > _LITTLE:
             dry = _DRY if self._served < self._most else 0.0
-            return await self._in_thread(body, lambda: self._pour(body, dry, _TURN))
+            return await self._in_thread(peer, lambda: self._pour(peer, dry, _TURN))
         if not readable and not ready:
             return None
-        piece = body.read(_LITTLE)
-        if piece and not body.sink.take([piece]):
-            await self._in_thread(body, lambda: body.sink.write([piece]))
+        piece = peer.read(_LITTLE)
+        if piece and not peer.sink.take([piece]):
+            await self._in_thread(peer, lambda: peer.sink.write([piece]))
         return BodyEnd.DISCONNECTED if piece == b"" else None
 
-    async def _end_late(self, body: _Body) -> BodyEnd:
+    async def _end_late(self, peer: Peer) -> BodyEnd:
         """Take what is here already or comes in a moment."""
-        goal = body.begin_grace()
-        end = await self._in_thread(body, lambda: self._pour(body, _GRACE_SECONDS, _GRACE_SECONDS))
-        return end or (BodyEnd.MORE if body.sink.offset == goal else BodyEnd.STOPPED)
+        goal = peer.begin_grace()
+        end = await self._in_thread(peer, lambda: self._pour(peer, _GRACE_SECONDS, _GRACE_SECONDS))
+        return end or (BodyEnd.MORE if peer.sink.offset == goal else BodyEnd.STOPPED)
 
-    async def _in_thread(self, body: _Body, step: Callable[[], T]) -> T:
+    async def _in_thread(self, peer: Peer, step: Callable[[], T]) -> T:
         """Run a step to its end, whoever is cancelled meanwhile."""
         self._served += 1
         running = asyncio.get_running_loop().run_in_executor(self._threads, step)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            body.interrupt()
+            peer.interrupt()
             while not running.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait({running})
@@ -138,15 +132,15 @@ class Receiver:
         finally:
             self._served -= 1
 
-    def _pour(self, body: _Body, dry: float, turn: float) -> BodyEnd | None:
-        in_memory = body.sink.direct
+    def _pour(self, peer: Peer, dry: float, turn: float) -> BodyEnd | None:
+        in_memory = peer.sink.direct
         idle = self._memories if in_memory else self._pipes
         try:
             vessel = idle.pop()
         except IndexError:
             vessel = Memory() if in_memory else Pipe()
         try:
-            end = body.pour(vessel, dry, turn)
+            end = peer.pour(vessel, dry, turn)
         except BaseException:
             # What it holds is nobody's any more.
             vessel.close()
@@ -155,18 +149,46 @@ class Receiver:
         return end
 
 
-class _Body:
-    """What one call has to move; at most one thread works on it, while the event loop waits."""
+class Peer:
+    """A connection whose body is received; at most one thread works on it, and the loop waits."""
 
-    def __init__(self, peer: socket.socket, sink: FileSink, limit: int, before: int) -> None:
-        self.sink = sink
-        self._peer = peer
-        self._begin, self._end = sink.offset - before, sink.offset + limit
+    sink: FileSink
+
+    def __init__(self, connection: int) -> None:
+        """Use a non-blocking socket; whoever closes it meanwhile takes it from nobody."""
+        self._socket = socket.socket(fileno=os.dup(connection))
+        self._begin = self._end = 0
         self._low_water = 1
         self._interrupted = self._in_grace = False
         self._woken: asyncio.Future[bool] | None = None
+        self._stop: asyncio.Event | None = None
+        self._stopped: asyncio.Task[Any] | None = None
         self._poll = select.poll()
-        self._poll.register(peer, select.POLLIN)
+        self._poll.register(self._socket, select.POLLIN)
+
+    def close(self) -> None:
+        """Leave the socket as it was; idempotent."""
+        if self._stopped is not None:
+            self._stopped.cancel()
+        if self._socket.fileno() >= 0:
+            self._set_low_water(1)
+            self._socket.close()
+
+    def begin(self, sink: FileSink, limit: int, before: int) -> None:
+        """Move so many bytes from now on; what was moved `before` counts as well."""
+        self.sink = sink
+        self._begin, self._end = sink.offset - before, sink.offset + limit
+        self._interrupted = self._in_grace = False
+
+    def heed(self, stop: asyncio.Event) -> None:
+        """Come back soon once this is set."""
+        if stop is not self._stop:
+            self._stop, self._stopped = stop, asyncio.create_task(stop.wait())
+            self._stopped.add_done_callback(self._be_stopped)
+
+    def _be_stopped(self, _: object) -> None:
+        if not self._in_grace:
+            self.interrupt()
 
     @property
     def moved(self) -> int:
@@ -177,7 +199,7 @@ class _Body:
         return self._end - self.sink.offset
 
     def count_readable(self) -> int:
-        count: int = struct.unpack("i", fcntl.ioctl(self._peer, termios.FIONREAD, bytes(4)))[0]
+        count: int = struct.unpack("i", fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)))[0]
         return count
 
     async def wait(self, until: float) -> bool:
@@ -187,13 +209,13 @@ class _Body:
             return True
         loop = asyncio.get_running_loop()
         self._woken = loop.create_future()
-        loop.add_reader(self._peer, self._wake, True)
+        loop.add_reader(self._socket, self._wake, True)
         timer = loop.call_at(until, self._wake, False)
         try:
             return await self._woken
         finally:
             timer.cancel()
-            loop.remove_reader(self._peer)
+            loop.remove_reader(self._socket)
 
     def _wake(self, ready: bool) -> None:  # noqa: FBT001  what the event loop calls
         if self._woken is not None and not self._woken.done():
@@ -203,10 +225,6 @@ class _Body:
         """Have whoever waits or works for this come back soon."""
         self._interrupted = True
         self._wake(False)
-
-    def stop(self, _: object) -> None:
-        if not self._in_grace:
-            self.interrupt()
 
     def begin_grace(self) -> int:
         """Go on to a nearer end; return the one that was to be reached."""
@@ -218,21 +236,17 @@ class _Body:
     def read(self, most: int) -> bytes | None:
         """Return what is there, at most that much; None: nothing yet, b"": nothing any more."""
         try:
-            return self._peer.recv(min(most, self.left))
+            return self._socket.recv(min(most, self.left))
         except BlockingIOError:
             return None
         except OSError:
             return b""
 
-    def let_go(self) -> None:
-        """Leave the socket as it was."""
-        self._set_low_water(1)
-
     def _set_low_water(self, most: int) -> None:
         # Above what will come nobody would ever be woken.
         wanted = min(_LOW_WATER, most)
         if wanted != self._low_water:
-            self._peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
             self._low_water = wanted
 
     def pour(self, vessel: Vessel, dry: float, turn: float) -> BodyEnd | None:
@@ -253,7 +267,7 @@ class _Body:
 
     def _fill(self, vessel: Vessel) -> BodyEnd | None:
         try:
-            count = vessel.fill(self._peer, self.left - vessel.held)
+            count = vessel.fill(self._socket, self.left - vessel.held)
         except BlockingIOError:
             return None
         except OSError:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from storage.leases import run_to_the_end
 from tusd_py.exchange import BodyEnd
+from tusd_py.receiver import Peer
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,13 +23,17 @@ class Straight:
     ) -> None:
         """Take what is `here` first, which is taken out; all else of `length` bytes is to come.
 
-        Nobody else may read the socket `connection` any more before the body has ended.
+        Nobody else may read the socket `connection` before this is closed.
         """
         self._receiver = receiver
-        self._connection = connection
+        self._peer = Peer(connection)
         self._here = here
         self._left = length
         self._stall = stall
+
+    def close(self) -> None:
+        """Leave the connection as it was; idempotent."""
+        self._peer.close()
 
     async def move(self, sink: FileSink, limit: int, stop: asyncio.Event) -> BodyEnd:
         """Move up to `limit` bytes (tusd_py.exchange.Exchange.move_body)."""
@@ -38,7 +43,7 @@ class Straight:
         moved = sink.offset - begin
         if moved < limit:
             end = await self._receiver.receive(
-                self._connection, sink, limit - moved, stop, self._stall, before=moved
+                self._peer, sink, limit - moved, stop, self._stall, before=moved
             )
         self._left -= sink.offset - begin
         return end if self._left else BodyEnd.DONE

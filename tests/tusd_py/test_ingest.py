@@ -206,8 +206,8 @@ def test_a_chunked_body_is_moved(any_port: int) -> None:
 def test_what_follows_a_large_body_is_another_request(any_port: int) -> None:
     large = head("PATCH /take", "Content-Length: 3000001") + b"x" * 3_000_001
     small = head("PATCH /take", "Content-Length: 5") + b"hello"
-    answers = ask(any_port, large + small + large, 3)
-    assert [answer.json()["size"] for answer in answers] == [3_000_001, 5, 3_000_001]
+    answers = ask(any_port, large + small, 2)
+    assert [answer.json()["size"] for answer in answers] == [3_000_001, 5]
 
 
 def test_a_large_body_does_not_pass_through_the_parser(

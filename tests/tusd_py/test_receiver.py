@@ -25,7 +25,7 @@ from storage.room import Room
 from storage.upload import Upload
 from tusd_py import receiver as module
 from tusd_py.exchange import BodyEnd
-from tusd_py.receiver import Receiver
+from tusd_py.receiver import Peer, Receiver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -56,6 +56,7 @@ class Body:
 
     def __init__(self, directory: Path, policy: Policy, family: str) -> None:
         self.ours, self.theirs = connect(family)
+        self.peer = Peer(self.ours.fileno())
         store = FileStore(directory / str(uuid4()), 0, choose(policy))
         store.prepare()
         upload = Upload(str(uuid4()), None, None, 1.0, 2.0)
@@ -94,6 +95,7 @@ class Body:
             task.cancel()
         await asyncio.gather(*self.sending, return_exceptions=True)
         self.sink.close()
+        self.peer.close()
         self.ours.close()
         self.theirs.close()
 
@@ -120,9 +122,7 @@ class Bodies:
 
     async def receive(self, body: Body, limit: int, stall: float = DEADLINE) -> BodyEnd:
         async with asyncio.timeout(DEADLINE):
-            return await self.receiver.receive(
-                body.ours.fileno(), body.sink, limit, body.stop, stall
-            )
+            return await self.receiver.receive(body.peer, body.sink, limit, body.stop, stall)
 
     async def receive_all(self, body: Body, size: int) -> BodyEnd:
         """Go on as long as there is MORE."""
@@ -285,6 +285,7 @@ async def test_a_stop_ends_a_fast_body_and_what_was_taken_is_stored(
     body.sink.commit(body.sink.upload)
     size = body.sink.offset
     assert body.content == (bytes(range(256)) * (size // 256 + 1))[:size]
+    body.peer.close()
     assert body.ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
 
 
@@ -472,9 +473,10 @@ def test_a_transport_that_is_paused_goes_on_behind_the_body(run: Any, tmp_path: 
             await asyncio.sleep(0)
         transport.pause_reading()
         body.send(content + b"GET")
-        fileno = transport.get_extra_info("socket").fileno()
+        peer = Peer(transport.get_extra_info("socket").fileno())
         while (left := len(content) - body.sink.offset) > 0:
-            await bodies.receiver.receive(fileno, body.sink, left, body.stop, DEADLINE)
+            await bodies.receiver.receive(peer, body.sink, left, body.stop, DEADLINE)
+        peer.close()
         transport.resume_reading()
         while protocol.received != b"GET":
             await asyncio.sleep(0.001)
