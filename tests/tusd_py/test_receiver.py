@@ -107,6 +107,7 @@ class Bodies:
         self.receiver = Receiver()
         self._directory = directory
         self._begun: list[Body] = []
+        self._receiving: list[asyncio.Task[BodyEnd]] = []
 
     def begin(self, policy: Policy = "none", family: str = "tcp") -> Body:
         self._begun.append(Body(self._directory, policy, family))
@@ -118,7 +119,8 @@ class Bodies:
         return body
 
     def start(self, body: Body, limit: int, stall: float = DEADLINE) -> asyncio.Task[BodyEnd]:
-        return asyncio.create_task(self.receive(body, limit, stall))
+        self._receiving.append(asyncio.create_task(self.receive(body, limit, stall)))
+        return self._receiving[-1]
 
     async def receive(self, body: Body, limit: int, stall: float = DEADLINE) -> BodyEnd:
         async with asyncio.timeout(DEADLINE):
@@ -132,6 +134,9 @@ class Bodies:
         return end
 
     async def aclose(self) -> None:
+        for task in self._receiving:
+            task.cancel()
+        await asyncio.gather(*self._receiving, return_exceptions=True)
         for body in self._begun:
             await body.aclose()
         self.receiver.close()
