@@ -60,7 +60,7 @@ class FileStore:
         and their results always.
         """
         self._directory = directory
-        self._room = Room(reserve)
+        self._reserve = reserve
         self._always = PerRequest()
         self._durability = durability or self._always
         self._results = Results(directory / "results")
@@ -125,7 +125,7 @@ class FileStore:
         opened = journal.opened_line(upload, self._boot, "first")
         lines = journal.first_lines(upload, self._boot) + opened
         with DiskErrors():
-            self._room.check(self._directory)
+            Room(self._reserve).check(self._directory)
             data = create_locked(path)
             try:
                 log = yield from self._begin_log(f"{path}.log", lines)
@@ -158,7 +158,7 @@ class FileStore:
             log,
             size=size,
             boot=self._boot,
-            room=self._room,
+            room=Room(self._reserve),
             durability=self._durability,
         )
 

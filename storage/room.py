@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # How long, in seconds, and for how many bytes an answer of the disk is believed.
-_SECONDS = 1.0
-_BYTES = 64 * 2**20
+_SECONDS = 0.1
+_BYTES = 2**20
 
 
 class Room:
-    """Keep `reserve` bytes of a disk free, asking it only now and then."""
+    """Keep `reserve` bytes of a disk free: one writer's look at it, now and then."""
 
     def __init__(self, reserve: int) -> None:
         """Let everything be written when `reserve` is 0."""
@@ -27,7 +27,6 @@ class Room:
 
     def take(self, descriptor: int, count: int) -> None:
         """Let `count` bytes be written to this file; raise NoRoom or OSError."""
-        # Threads that come at once may count one another's bytes wrong; the next answer is right.
         self._left -= count
         if self._reserve and (self._left < 0 or time.monotonic() >= self._until):
             self.check(descriptor)

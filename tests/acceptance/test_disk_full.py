@@ -88,8 +88,9 @@ def test_a_disk_that_is_full_in_mid_body_keeps_what_fitted_and_tells_it(
 
 
 def test_a_full_disk_leaves_room_for_removals_which_make_more(disk: Disk, server: Server) -> None:
-    tus, content = Tus(server.port), os.urandom(ROOM)
-    old = tus.upload(content)
+    tus, content = Tus(server.port), os.urandom(8 * MIB)
+    # What it takes, and what is left then, is more than the floor.
+    old = tus.upload(os.urandom(ROOM))
     path = tus.create(len(content))
     disk.limit(disk.used + 2 * MIB)
     assert is_refused(tus, path, 0, content)

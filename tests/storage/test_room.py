@@ -39,9 +39,9 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 def test_a_disk_with_much_room_is_asked_seldom(disk: Disk) -> None:
     kept = Room(1024)
     for _ in range(63):
-        kept.take(0, 2**20)
+        kept.take(0, 2**14)
     assert disk.asked == 1
-    kept.take(0, 2 * 2**20)
+    kept.take(0, 2**15)
     assert disk.asked == 2
 
 
