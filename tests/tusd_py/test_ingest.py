@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -104,14 +105,20 @@ class App:
 
 @contextmanager
 def serving(
-    http: Any, *, native: bool = False, receiver: Receiver | None = None
+    http: Any, *, native: bool = False, receiver: Receiver | None = None, keep_alive: int = 5
 ) -> Iterator[tuple[App, int]]:
     """Run a server in a thread, and return its app and port."""
     app, listening = App(), socket.create_server(("127.0.0.1", 0))
     front = Front(app.find, Cors("*").fields, 65536, 60.0, receiver)
     http = partial(http, front=front) if native else http
     config = uvicorn.Config(
-        app, http=http, loop="uvloop", lifespan="off", log_config=None, access_log=False
+        app,
+        http=http,
+        loop="uvloop",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=keep_alive,
     )
     app.server = server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],))
@@ -593,3 +600,23 @@ def test_a_head_in_time_is_read_and_so_is_the_next_one() -> None:
         for _ in range(2):
             one.send(head("PATCH /take", "Content-Length: 2") + b"ab")
             assert one.receive().status == 200
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_connection_is_closed_when_no_other_request_comes_and_not_before(
+    *,
+    native: bool,
+) -> None:
+    with (
+        serving(HttpProtocol, native=native, keep_alive=1) as (_, port),
+        Connection(port) as connection,
+    ):
+        connection.send(head("PATCH /take", "Content-Length: 2") + b"ab")
+        assert connection.receive().status == 200
+        connection.send(head("PATCH /take", "Content-Length: 2"))
+        # One at work is not idle, however long it takes.
+        time.sleep(1.5)
+        connection.send(b"ab")
+        assert connection.receive().status == 200
+        with pytest.raises(ConnectionError):
+            connection.receive()
