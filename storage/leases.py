@@ -102,8 +102,10 @@ class Lease:
     @property
     def worth_keeping(self) -> bool:
         """Tell whether another request may go on with it: nothing went wrong, more may come."""
-        at_hand = self._writer is not None and self._writer.upload is self.upload
-        return at_hand and self.ours and not self._discarded and not self.upload.complete
+        # The cheapest question first: most do not get further.
+        if self._discarded or self.upload.complete or self._writer is None:
+            return False
+        return self._writer.upload is self.upload and self.ours
 
     def undisturbed(self) -> bool:
         """Tell whether `upload` is still what the data store says."""

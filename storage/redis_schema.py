@@ -448,8 +448,7 @@ def commit(upload: Upload, now: float, speed: float, lock: str = "") -> tuple[li
     """Build KEYS and ARGV of COMMIT; a complete upload gives the lock of that value back."""
     length = "" if upload.length is None else str(upload.length)
     state = (upload.token, upload.offset, int(upload.complete), upload.expires_at)
-    segments = upload.to_hash().get("segments", "")
-    args = (upload.id, *state, now, f"{speed:.0f}", length, segments)
+    args = (upload.id, *state, now, f"{speed:.0f}", length, upload.files or "")
     keys = [*pair(upload.id), EXPIRING, OUTBOX]
     if not (lock and upload.complete):
         return keys, [str(one) for one in args]

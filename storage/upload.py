@@ -118,9 +118,8 @@ class Upload:
         for name in _OPTIONAL:
             if (value := getattr(self, name)) is not None:
                 fields[name] = value
-        # Nearly always one file; Redis need not remember that.
-        if self._parted:
-            fields["segments"] = ",".join(f"{number}:{start}" for number, start in self.segments)
+        if (files := self.files) is not None:
+            fields["segments"] = files
         return fields
 
     @classmethod
@@ -148,8 +147,11 @@ class Upload:
         return {name: getattr(self, name) for name in self.__slots__}
 
     @property
-    def _parted(self) -> bool:
-        return self.segments != FIRST_SEGMENT
+    def files(self) -> str | None:
+        """Return `segments` as the hash has them; nearly always it is one file, which it omits."""
+        if self.segments == FIRST_SEGMENT:
+            return None
+        return ",".join(f"{number}:{start}" for number, start in self.segments)
 
     def to_json(self) -> dict[str, Any]:
         """Build the journal's first line."""

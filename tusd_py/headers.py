@@ -37,9 +37,13 @@ class Headers:
     def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
         """Take ASGI's list of pairs."""
         self._fields: dict[str, list[str]] = {}
-        for name, value in raw:
-            field = self._fields.setdefault(name.decode("latin-1"), [])
-            field.append(value.decode("latin-1").strip(" \t"))
+        fields = self._fields
+        for raw_name, raw_value in raw:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1").strip(" \t")
+            if name in fields:
+                fields[name].append(value)
+            else:
+                fields[name] = [value]
 
     def __contains__(self, name: str) -> bool:
         """Tell whether the header came at all."""

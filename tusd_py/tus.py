@@ -63,6 +63,10 @@ APPEND_TYPE = "application/offset+octet-stream"
 _IGNORED_TYPES = frozenset(("", "application/x-www-form-urlencoded", "multipart/form-data"))
 _UPLOAD_METHODS = "OPTIONS, GET, HEAD, PATCH, DELETE"
 _CREATION_METHODS = "OPTIONS, POST"
+_METHODS = {
+    listed: frozenset(listed.split(", ")) - {"GET"}
+    for listed in (_UPLOAD_METHODS, _CREATION_METHODS)
+}
 _WANTED_TYPE = f"the body of this request must be {APPEND_TYPE}"
 _CHECKSUM = "upload-checksum"
 
@@ -199,12 +203,14 @@ def _overridden(method: str, headers: Headers) -> str:
 def _check_method(method: str, upload_id: str | None) -> None:
     allowed = _CREATION_METHODS if upload_id is None else _UPLOAD_METHODS
     # GET is a download, and no matter of this protocol.
-    if method not in allowed.split(", ") or method == "GET":
+    if method not in _METHODS[allowed]:
         raise ProtocolError(Code.METHOD_NOT_ALLOWED, Allow=allowed)
 
 
 def _check_version(headers: Headers) -> None:
     version = headers.joined("tus-resumable")
+    if version == TUS_VERSION:
+        return
     # A proxy or HTTP/2 may join equal lines to one.
     if version is None or {part.strip() for part in version.split(",")} != {TUS_VERSION}:
         raise ProtocolError(Code.UNSUPPORTED_VERSION, Tus_Version=TUS_VERSION)
