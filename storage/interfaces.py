@@ -64,6 +64,10 @@ class Writer(FileSink, Protocol):
         """Read back what this writer wrote from `start` on."""
 
     @property
+    def held(self) -> int:
+        """Tell how many bytes that were taken wait in memory to be written."""
+
+    @property
     def unsynced(self) -> int:
         """Tell how many bytes were written that no commit has synced."""
 

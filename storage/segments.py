@@ -157,6 +157,10 @@ class FileWriter:
             self.write(())
 
     @property
+    def held(self) -> int:
+        return self._offset - self._stored
+
+    @property
     def unsynced(self) -> int:
         return self._offset - self._stored + self._unsynced
 

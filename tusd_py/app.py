@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -218,7 +219,8 @@ def create_app(settings: Settings) -> Starlette:
     info = RedisInfoStore(wire)
     locker = RedisLocker(redis, wire)
     leases = Leases(locker, data, syncs=_syncs(settings))
-    receiver = Receiver()
+    # Each holds some memory; a disk is busy with fewer.
+    receiver = Receiver(min(8, max(4, os.cpu_count() or 1)))
     outbox = RedisJobs.connect(url, data, settings)
     dispatcher = Dispatcher(outbox, embedded.start if embedded else lambda: None)
     uploads = Uploads(

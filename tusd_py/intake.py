@@ -13,6 +13,7 @@ import structlog
 from anyio import to_thread
 
 from storage.errors import LockLost, StorageError, UploadNotFound
+from storage.leases import run_to_the_end
 from tusd_py import fields
 from tusd_py.checksum import DigestingSink, new_digest
 from tusd_py.exchange import BodyEnd
@@ -40,6 +41,8 @@ _CHECKPOINT = 64 * 2**20
 _LASTING = 0.5
 # Seconds between two interim responses.
 _PROGRESS = 1.0
+# Bytes that wait in memory for the next commit of a body that is not over, of thousands perhaps.
+_HELD = 8 * 1024
 _READ = 2**20
 
 
@@ -186,6 +189,8 @@ class Intake:
         most = self._stores.limits.max_size if self._length is None else self._length
         while True:
             try:
+                if self._writer.held > _HELD:
+                    await run_to_the_end(self._writer.write, ())
                 end = await exchange.move_body(sink, min(most - sink.offset, _STEP), stop)
             except StorageError:
                 # What fitted is kept, if that much can still be remembered.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from storage.interfaces import FileSink
 
 _PIPE_SIZE = 2**20
-_MEMORY_SIZE = 2**21
+_MEMORY_SIZE = 2**20
 
 
 class Vessel(Protocol):

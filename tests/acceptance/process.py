@@ -56,6 +56,14 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason)
 
 
+def rss_peak(pid: int) -> int:
+    """Return the most memory that a process ever had, in bytes (proc(5), VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found, status
+    return int(found[1]) * 1024
+
+
 class Process:
     """Run one command, its output in a file."""
 
@@ -140,11 +148,8 @@ class Process:
         return [pid for pid in found if not is_dead(pid)]
 
     def rss_peak(self) -> int:
-        """Return the most memory it ever had, in bytes (proc(5), VmHWM)."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        assert found, status
-        return int(found[1]) * 1024
+        """Return the most memory it ever had, in bytes."""
+        return rss_peak(self.pid)
 
 
 class Server(Process):

@@ -70,7 +70,8 @@ class Spoken:
         del stop
         limit = min(limit, self.most)
         piece, self._body = self._body[:limit], self._body[limit:]
-        sink.write([piece])
+        if not sink.take([piece]):
+            sink.write([piece])
         return BodyEnd.MORE if self._body else self._end
 
     async def interim(self, response: Response) -> None:
@@ -371,6 +372,27 @@ async def test_the_more_bodies_trickle_in_the_more_rarely_each_is_committed(
     paced = site.configured(pace=Pace(rate))
     answer = await paced.tus("PATCH", upload.id, BODY, Upload_Offset="0", **TYPE)
     assert (answer.status, len(offsets), offsets[-1]) == (204, commits, len(BODY))
+
+
+async def test_a_body_that_waits_for_its_commit_does_not_wait_in_memory(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Spoken, "most", 4096)
+    most, move = 0, Spoken.move_body
+
+    async def look(self: Spoken, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
+        nonlocal most
+        assert isinstance(sink, FileWriter)
+        end = await move(self, sink, limit, stop)
+        most = max(most, sink.held)
+        return end
+
+    monkeypatch.setattr(Spoken, "move_body", look)
+    upload = await site.upload(length=100_000)
+    paced = site.limited(max_size=100_000).configured(pace=Pace(1e-6))
+    answer = await paced.tus("PATCH", upload.id, bytes(100_000), Upload_Offset="0", **TYPE)
+    assert answer.status == 204
+    assert 0 < most < 20_000
 
 
 async def test_a_creation_with_a_key_that_is_told_again_finds_its_upload_on_a_full_disk(
