@@ -340,6 +340,9 @@ def _answers(url: str) -> bool:
     with _client(url) as client:
         try:
             return bool(client.ping())
+        except redis.ResponseError as error:
+            # It runs, and is told of the full disk on every command.
+            return str(error).startswith("MISCONF")
         except redis.RedisError:
             return False
 

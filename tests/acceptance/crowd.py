@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 LATER = (423, 503, 507)
 # Seconds between two tries at a server that is away.
 _PAUSE = 0.02
-_SIZES = (0, 1, 1000, 30_000, 300_000)
+# Small ones are the most; the large ones go from socket to file by other ways.
+_SIZES = (0, 1, 1000, 1000, 30_000, 30_000, 30_000, 300_000, 300_000, 3_000_000)
 
 
 @dataclass(eq=False, slots=True)

@@ -9,7 +9,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from redis import Redis
+from redis.exceptions import ResponseError
 
+from storage.embedded import Embedded
 from tests.acceptance.crowd import Crowd, digest
 from tests.acceptance.process import Server, Site, eventually
 from tests.acceptance.raw import TUS, Connection, Tus
@@ -96,6 +99,25 @@ def test_a_full_disk_leaves_room_for_removals_which_make_more(disk: Disk, server
     assert is_refused(tus, path, 0, content)
     assert tus.delete(old).status == 204
     goes_on(tus, path, content)
+
+
+def test_a_redis_that_cannot_write_is_one_that_runs(disk: Disk) -> None:
+    place = disk.place / "redis"
+    with Embedded(place) as first, Redis.from_url(first.url) as client:
+        disk.limit(disk.used)
+        eventually(lambda: not _writes(client), "disk that is full")
+        # Nobody waits for it, at start or at the end, as for one that is not there yet.
+        with Embedded(place, deadline=5) as second:
+            second.ensure()
+        disk.limit(2**40)
+        eventually(lambda: _writes(client), "room")
+
+
+def _writes(client: Redis) -> bool:
+    with suppress(ResponseError):
+        client.set("key", bytes(10_000))
+        return True
+    return False
 
 
 def test_a_thousand_empty_creations_take_no_room_for_what_they_declare(

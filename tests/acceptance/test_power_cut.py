@@ -145,6 +145,7 @@ def powered(seed: int, **settings: str) -> Iterator[Powered]:
 
 
 def cut_again_and_again(seed: int, cuts: int, answers: int, **settings: str) -> None:
+    """Cut the power under a crowd, so often, behind so many answers at most; then run the jobs."""
     dice = random.Random(seed)  # noqa: S311  no secret
     with powered(seed, **settings) as place, Crowd([place.server.port], seed) as crowd:
         for _ in range(cuts):
@@ -161,9 +162,9 @@ def cut_again_and_again(seed: int, cuts: int, answers: int, **settings: str) -> 
 KINDS: tuple[dict[str, str], ...] = ({}, {"DURABILITY": "interval"}, {"WORKERS": "2"})
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_nothing_acknowledged_is_lost_by_power_cuts(kind: dict[str, str]) -> None:
-    cut_again_and_again(1, 2, 24, **kind)
+@pytest.mark.parametrize(("cuts", "kind"), [(2, KINDS[0]), (1, KINDS[1]), (1, KINDS[2])], ids=str)
+def test_nothing_acknowledged_is_lost_by_power_cuts(cuts: int, kind: dict[str, str]) -> None:
+    cut_again_and_again(1, cuts, 20, **kind)
 
 
 def test_without_syncs_the_same_cuts_lose_what_was_acknowledged() -> None:

@@ -23,7 +23,7 @@ SOUND = [
     ("append head head", Budget(crashes=1), frozenset[str]()),
     ("append delete", Budget(crashes=1, losses=1, cuts=1), frozenset[str]()),
     ("append delete head", Budget(), frozenset[str]()),
-    ("append append append", Budget(crashes=1), COARSE),
+    ("append append append", Budget(), COARSE),
 ]
 LARGER = [
     ("append append append", Budget(crashes=1, cuts=1), COARSE),
