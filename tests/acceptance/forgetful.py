@@ -55,6 +55,8 @@ class ForgetfulDisk:
         self.used = 0
         #: The error of each of the next syncs of files.
         self.failing: list[int] = []
+        #: The error of each of the next writes.
+        self.failing_writes: list[int] = []
         self._last = ROOT
         self.root = Node(ROOT, stat.S_IFDIR | 0o755, links=2)
         self.nodes = {ROOT: self.root}
@@ -122,6 +124,8 @@ class ForgetfulDisk:
 
     def write(self, node: Node, offset: int, data: bytes | memoryview) -> int:
         """Write what fits; raise ENOSPC where nothing does."""
+        if self.failing_writes:
+            raise OSError(self.failing_writes.pop(0), "the disk failed")
         end = offset + self._place(node, offset, len(data))
         if end == offset and data:
             raise OSError(errno.ENOSPC, "the disk is full")

@@ -278,6 +278,8 @@ def obey(disk: ForgetfulDisk, fuse: Fuse, order: dict[str, Any]) -> dict[str, An
             disk.capacity = capacity
         case {"fail": number, "times": times}:
             disk.failing = [number] * times
+        case {"fail_writes": number, "times": times}:
+            disk.failing_writes = [number] * times
         case {"hold": passing}:
             fuse.passing = passing
         case {"let_go": _}:

@@ -46,6 +46,10 @@ class Disk:
         """Let the next syncs of files fail, and lose what they should have kept."""
         self._order(fail=errno.EIO, times=times)
 
+    def fail_writes(self, times: int) -> None:
+        """Let the next writes fail."""
+        self._order(fail_writes=errno.EIO, times=times)
+
     def hold_syncs(self, passing: int) -> None:
         """Let so many syncs pass, and those behind them wait."""
         self._order(hold=passing)

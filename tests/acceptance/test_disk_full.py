@@ -153,7 +153,7 @@ def test_a_sync_that_fails_costs_nothing_that_was_told(disk: Disk, site: Site) -
 
 
 def fill_and_fail(disk: Disk, site: Site, seed: int, times: int) -> None:
-    """Let a crowd upload while there is room, then none, and syncs fail."""
+    """Let a crowd upload while there is room, then none, while writes and syncs fail."""
     dice = random.Random(seed)  # noqa: S311  no secret
     server = site.serve()
     with Crowd([server.port], seed) as crowd:
@@ -161,9 +161,11 @@ def fill_and_fail(disk: Disk, site: Site, seed: int, times: int) -> None:
             crowd.wait_for(dice.randrange(30))
             disk.limit(disk.used + dice.randrange(20 * MIB))
             disk.fail_syncs(dice.choice([0, 1, 5]))
+            disk.fail_writes(dice.choice([0, 1, 5]))
             time.sleep(dice.random() / 5)
             crowd.check()
             disk.fail_syncs(0)
+            disk.fail_writes(0)
             disk.limit(2**40)
         server.kill9()
         site.kill_redis()

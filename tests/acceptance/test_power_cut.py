@@ -17,6 +17,7 @@ from redis import Redis
 
 from storage import redis_schema as schema
 from storage.embedded import Embedded
+from tests import scene
 from tests.acceptance.crowd import Crowd, assert_each_ran_once
 from tests.acceptance.forgetful import PAGE, ForgetfulDisk
 from tests.acceptance.powercut import Disk, mounted
@@ -25,6 +26,7 @@ from tests.acceptance.raw import TUS, Connection, Tus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SEEDS = range(40)
 OTHER_KEY = {"Idempotency-Key": "of another creation"}
@@ -108,11 +110,23 @@ class Powered:
 
     def cut(self) -> None:
         """Kill everything at once, and lose what was not synced; Redis may have lost all."""
+        self._kill()
+        self._disk.cut(self._dice.randrange(2**32))
+        self._start(forgetting=self._dice.random() < 0.3)
+
+    def cut_all(self) -> None:
+        """Lose all that was not synced, and all that Redis knew."""
+        self._kill()
+        self._disk.cut(None)
+        self._start(forgetting=True)
+
+    def _kill(self) -> None:
         kill(self.server)
         if self.site.redis_pid() is not None:
             self.site.kill_redis()
-        self._disk.cut(self._dice.randrange(2**32))
-        if self._dice.random() < 0.3:
+
+    def _start(self, *, forgetting: bool) -> None:
+        if forgetting:
             shutil.rmtree(self.site.uploads / "redis", ignore_errors=True)
         self.server = self.site.serve(port=self.server.port)
 
@@ -167,11 +181,32 @@ def test_nothing_acknowledged_is_lost_by_power_cuts(cuts: int, kind: dict[str, s
     cut_again_and_again(1, cuts, 20, **kind)
 
 
+def test_how_a_job_ended_and_what_came_of_it_outlive_a_power_cut_and_redis(
+    tmp_path: Path,
+) -> None:
+    scene.write(tmp_path / "car.mp4", scene.Setting(seconds=0.4, plates=0))
+    video = (tmp_path / "car.mp4").read_bytes()
+    with powered(3) as place:
+        site, tus = place.site, Tus(place.server.port)
+        read, refused = tus.upload(video), tus.upload(b"no video")
+        worker = site.work()
+        ends = {path: tus.wait_for_job(path) for path in (read, refused)}
+        assert [end["status"] for end in ends.values()] == ["completed", "failed"]
+        result = tus.result(read)
+        worker.kill9()
+        place.cut_all()
+        # Nobody is there who would run them again.
+        for path, end in ends.items():
+            job = tus.wait_for_job(path)
+            assert (job["status"], job["message"]) == (end["status"], end["message"])
+        assert tus.result(read) == result
+
+
 def test_without_syncs_the_same_cuts_lose_what_was_acknowledged() -> None:
     with powered(2, DURABILITY="none") as place:
         tus = Tus(place.server.port)
         paths = [tus.upload(os.urandom(30_000)) for _ in range(8)]
-        place.cut()
+        place.cut_all()
         assert any(tus.head(path).status != 200 for path in paths)
 
 
