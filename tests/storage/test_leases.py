@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ from storage import redis_locker
 from storage import redis_schema as schema
 from storage.errors import RecordBehind, StoreUnavailable, UploadLocked, UploadNotFound
 from storage.filestore import FileStore
-from storage.leases import Leases
+from storage.leases import Leases, how_many
 from storage.redis_info import RedisInfoStore, call
 from storage.redis_locker import RedisLocker, end
 from storage.syncs import Syncs
@@ -509,3 +510,11 @@ async def test_a_redis_that_does_not_answer_hangs_nobody(
     assert open_files(data) == 0
     with pytest.raises(StoreUnavailable):
         await leases.settled(upload_id)
+
+
+@pytest.mark.parametrize(("files", "leases"), [(1024, 102), (2**20, 10_000)])
+def test_as_many_are_kept_as_files_allow(
+    monkeypatch: pytest.MonkeyPatch, files: int, leases: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert how_many() == leases
