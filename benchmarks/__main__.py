@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import measure
-from benchmarks.peers import peers
+from benchmarks.peers import PEERS, peers
 from benchmarks.programs import LOAD, RECEIVER, CannotBuild, build
 from benchmarks.report import document, summary
 from benchmarks.rows import rows
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.rows import Row
 
 POLICIES = ("none", "request", "interval")
+KNOWN = ("splice", "recv", "ours", "ours-request", "ours-interval", *PEERS)
 
 
 def main(words: Sequence[str]) -> int:
@@ -51,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the options."""
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     made.add_argument("--rows", help="names, beginnings of names or groups, separated by commas")
-    made.add_argument("--servers", help="which, separated by commas; all by default")
+    made.add_argument(
+        "--servers", help="which, by commas; all by default, none for --command alone"
+    )
     made.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
     made.add_argument("--minutes", type=float, default=8, help="stop measuring after so long (8)")
     made.add_argument("--quick", action="store_true", help="one short round, 128 MiB for 1 GiB")
@@ -95,6 +98,8 @@ def chosen_kinds(options: argparse.Namespace, tell: Callable[[str], None]) -> li
     other = [Kind("other", options.command.split())] if options.command else []
     if names is None:
         return every + other
+    if unknown := set(names) - {"none", *KNOWN}:
+        parser().error(f"--servers: expected {', '.join(KNOWN)} or none, got {min(unknown)!r}")
     return [replace(kind, rows=None, rounds=99) for kind in every if kind.name in names] + other
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NODE_PACKAGES = ("@tus/server@2.4.5", "@tus/file-store@2.1.1")
 PYTHON_PACKAGES = ("tuspyserver==4.4.3", "uvicorn[standard]==0.54.0")
+PEERS = ("tusd", "@tus/server", "tuspyserver")
 # Where a slow one is looked at: what the published figures name.
 FEW_ROWS = frozenset({"create_patch_16", "creation_with_upload_16", "head_16", "big"})
 
@@ -76,7 +77,7 @@ def tuspyserver() -> Kind:
 def peers(wanted: Callable[[str], bool], tell: Callable[[str], None]) -> list[Kind]:
     """Return those that are wanted and can be had; tell why the others cannot."""
     found = []
-    for name, make in (("tusd", tusd), ("@tus/server", node), ("tuspyserver", tuspyserver)):
+    for name, make in zip(PEERS, (tusd, node, tuspyserver), strict=True):
         try:
             found += [make()] if wanted(name) else []
         except CannotInstall as error:
