@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     # What was started and written is ended and removed then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        results = Results(list(measured(options)))
+        results = Results(measured(options), KNOWN)
     except (CannotBuild, DoesNotStart) as error:
         print(error, file=sys.stderr)  # noqa: T201  talks to people
         return 1
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--servers", help="which, by commas; all by default, none for --command alone"
     )
     made.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
-    made.add_argument("--minutes", type=float, default=8, help="stop measuring after so long (8)")
+    made.add_argument("--minutes", type=float, default=7.5, help="how long it measures (7.5)")
     made.add_argument("--quick", action="store_true", help="one short round, 128 MiB for 1 GiB")
     made.add_argument("--seconds", type=float, default=1.5, help="length of a small row (1.5)")
     made.add_argument("--command", help="also this server: words with {port} and {directory}")

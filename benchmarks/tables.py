@@ -36,9 +36,14 @@ class Results:
 
     figures: Sequence[Figures]
 
+    #: The servers in the order of their columns; others come after them.
+    order: Sequence[str] = ()
+
     def servers(self) -> list[str]:
-        """Return the servers in the order in which they were first measured."""
-        return list(dict.fromkeys(figures.server for figures in self.figures))
+        """Return the servers that were measured."""
+        measured = dict.fromkeys(figures.server for figures in self.figures)
+        known = [server for server in self.order if server in measured]
+        return known + [server for server in measured if server not in known]
 
     def values(
         self, row: str, server: str, take: Callable[[Figures], float | None]
@@ -66,6 +71,10 @@ class Results:
         usual = self.median(row, of, take)
         others = {number: theirs.get(number, usual) for number in ours}
         return Spread.of(ours[number] / other for number, other in others.items() if other)
+
+    def is_wrong(self, row: str, server: str) -> bool:
+        """Tell whether a server's answers in a row were wrong."""
+        return any(one.row == row and one.server == server for one in self.errors())
 
     def errors(self) -> list[Figures]:
         """Return the measurements in which answers were wrong."""

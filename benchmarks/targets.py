@@ -34,7 +34,9 @@ class Target:
         ratio = results.ratio(self.row, self.server, self.of, self.take)
         sign = "<=" if self.at_most else ">="
         wanted = f"{sign} {self.bound:g} x {self.of}"
-        return [self.title, wanted, str(ratio) if ratio else "-", self._verdict(ratio)]
+        wrong = results.is_wrong(self.row, self.server)
+        verdict = "wrong answers" if wrong else self._verdict(ratio)
+        return [self.title, wanted, str(ratio) if ratio else "-", verdict]
 
     def _verdict(self, ratio: Spread | None) -> str:
         if ratio is None:

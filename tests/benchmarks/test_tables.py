@@ -60,6 +60,17 @@ def test_a_target_that_is_an_upper_bound_is_missed_above_it() -> None:
     assert target.cells(ours_and_splice([121], [100]))[-1] == "missed"
 
 
+def test_a_figure_with_wrong_answers_reaches_nothing() -> None:
+    target = Target("1 GiB", "big", "ours", "splice", 0.85, speed)
+    found = [figures("big", "ours", errors=1), figures("big", "splice")]
+    assert target.cells(Results(found))[-1] == "wrong answers"
+
+
+def test_columns_stand_in_their_order_whoever_was_measured_first() -> None:
+    found = [figures("big", name) for name in ("other", "ours", "splice")]
+    assert Results(found, ("splice", "recv", "ours")).servers() == ["splice", "ours", "other"]
+
+
 def test_memory_is_the_sum_of_all_processes() -> None:
     below, above = (
         verdicts(Results([figures("big", "ours", peak=peak)])).splitlines()
