@@ -172,9 +172,11 @@ class FileWriter:
         with self._disk():
             try:
                 self._cut(upload)
-                if self._unsynced and self._durable:
-                    yield [Sync(self._data, self._unsynced)]
-                self._unsynced = 0
+                size = self._unsynced
+                if size and self._durable:
+                    yield [Sync(self._data, size)]
+                # What came meanwhile is not on the disk.
+                self._unsynced -= size
                 line = self._log.write(journal.commit_line(upload, self._boot))
                 if self._durable:
                     yield [line]

@@ -148,6 +148,23 @@ def test_data_is_not_synced_again_for_a_line_that_counts_nothing_new(disk: Disk)
         assert disk.take() == ["write journal", "fdatasync journal"]
 
 
+def test_what_is_written_while_a_commit_waits_is_synced_by_the_next(disk: Disk) -> None:
+    store = disk.store(PerRequest())
+    with closing(store.open(created(store))) as writer:
+        writer.write([b"abc"])
+        steps = writer.committing(replace(writer.upload, offset=3))
+        [first] = next(steps)
+        writer.write([b"de"])
+        first.now()
+        [second] = next(steps)
+        second.now()
+        assert next(steps, None) is None
+        assert (writer.upload.offset, writer.unsynced) == (3, 2)
+        disk.take()
+        writer.commit(replace(writer.upload, offset=5))
+        assert disk.take()[0] == "fdatasync data"
+
+
 def test_what_an_earlier_writer_counted_is_synced_whatever_policy_it_followed(disk: Disk) -> None:
     careless = disk.store(Unsynced())
     upload = created(careless)
