@@ -111,6 +111,14 @@ def paused(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+def is_refused(port: int) -> bool:
+    try:
+        Connection(port).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def path_of(answer: Response) -> str:
     assert answer.status == 201, answer
     return urlsplit(answer.headers["location"]).path
@@ -250,6 +258,24 @@ def test_sigterm_drains_all_processes(site: Site) -> None:
     assert site.redis_pid() is None
     again = Tus(site.serve(port=server.port).port)
     assert [again.offset(path) for path in paths] == [answer.offset for answer in answers]
+
+
+def test_nobody_is_let_in_any_more_while_one_process_still_answers(site: Site) -> None:
+    server = site.serve(DURABILITY="none")
+    one, other = doors_of(server)
+    path = Tus(server.port).upload(bytes(64 * MIB))
+    with one.connect() as slow:
+        slow.begin("GET", path, {})
+        # The rest of the answer waits for us to read.
+        assert slow._socket.recv(1000)
+        server.terminate()
+        eventually(lambda: is_dead(other.pid), "end of the other process")
+        # Which of the queues the kernel takes is chance.
+        refused = [False]
+        while not all(refused):
+            refused = [is_refused(server.port) for _ in range(30)]
+            assert server.running
+        server.kill9()
 
 
 def test_processes_die_with_their_parent_and_leave_the_port(site: Site) -> None:

@@ -96,6 +96,11 @@ class Server(uvicorn.Server):
                 await asyncio.get_running_loop().connect_accepted_socket(self._speak, connection)
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Their sockets are open as long as anybody has them: clients would wait there in vain.
+        self._others.close()
+        await super().shutdown(sockets)
+
     def _speak(self) -> asyncio.Protocol:
         speaker = self.config.http_protocol_class
         protocol: asyncio.Protocol = speaker(  # type: ignore[call-arg]
@@ -127,6 +132,11 @@ class Neighbours:
         now = {number for number, _ in self._poll.poll(0)}
         late, self._before = now & self._before, now
         return [connection for number in late for connection in _accept(self._sockets[number])]
+
+    def close(self) -> None:
+        """Leave them to the others."""
+        for one in self._sockets.values():
+            one.close()
 
 
 def _accept(listening: socket.socket) -> list[socket.socket]:
