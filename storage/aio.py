@@ -45,7 +45,7 @@ class Aio:
     """
 
     def __init__(self, most: int) -> None:
-        """Have `most` syncs under way at most; raise Unsupported."""
+        """Have about `most` syncs under way at most; raise Unsupported or OSError."""
         numbers = _NUMBERS.get(platform.machine())
         if numbers is None or sys.byteorder != "little" or sys.maxsize < 2**32:
             raise Unsupported(errno.ENOSYS, "not on this machine")
@@ -59,9 +59,10 @@ class Aio:
         places = (start + _REQUEST.size * index for index in range(most))
         self._places = (ctypes.c_void_p * most)(*places)
         self._events = ctypes.create_string_buffer(_EVENT.size * most)
-        if self._syscall(numbers.setup, most, ctypes.byref(self._context)) < 0:
-            raise Unsupported(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        if self._syscall(numbers.setup, most, ctypes.byref(self._context)) < 0:
+            os.close(self.event)
+            raise Unsupported(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def submit(self, syncs: Sequence[tuple[int, int, bool]]) -> int:
         """Begin to sync files; return how many of them: fewer where too many are under way.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from storage.aio import Aio, Unsupported
+from storage.aio import Aio
 from storage.durability import sync_all
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def disk() -> Disk:
     """Return what does it best here, for the running loop."""
     try:
         return Kernel(Aio(_MOST))
-    except Unsupported:
+    except OSError:
         return Threads()
 
 

@@ -228,6 +228,18 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+async def test_where_no_more_files_can_be_open_threads_do(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "eventfd", refused)
+    found = syncs.disk()
+    assert await found.sync([Sync(file)]) is None
+    found.close()
+
+
 async def test_the_kernel_holds_nothing_after_the_end(file: int) -> None:
     made = Syncs()
     before = open_files()
