@@ -106,6 +106,10 @@ class Client:
             self._dice.choice(chances)(one)
         if self._dice.random() < 0.2:
             self.look(self._dice.choice(self.uploads))
+        whole = [one for one in self.uploads if one.complete and not one.doomed]
+        if whole and self._removals and self._dice.random() < 0.05:
+            # Of a part nothing is missing where it was put to others before.
+            self._remove(self._dice.choice(whole))
 
     def finish(self) -> None:
         """Complete what is left, and compare all of it."""
