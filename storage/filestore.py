@@ -287,8 +287,7 @@ class FileStore:
 
     def settle(self, upload_id: str) -> None:
         with DiskErrors(), suppress(FileNotFoundError):
-            with self._journal(upload_id).open("rb") as file:
-                self._durability.file(file.fileno())
+            journal.settle(self._journal(upload_id), self._durability)
             self._durability.directory(self._directory)
 
     def recover(self, upload_id: str) -> tuple[Upload, Ended | None]:

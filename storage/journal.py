@@ -205,6 +205,25 @@ def bury(path: Path, durability: Durability) -> None:
         os.close(fd)
 
 
+def settle(path: Path, durability: Durability) -> None:
+    """Bring all that it says to stable storage, whoever wrote it and whatever came of his sync.
+
+    It is written again where it stands: the kernel tells of a loss once, and takes the pages for
+    clean then. Nothing that others write meanwhile is touched: not what they append, and not the
+    mark of a removal.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        at = len(_LIVE)
+        lines = memoryview(os.pread(fd, os.fstat(fd).st_size, at))
+        while lines:
+            written = os.pwrite(fd, lines, at)
+            lines, at = lines[written:], at + written
+        durability.file(fd)
+    finally:
+        os.close(fd)
+
+
 class Log:
     """Append to one upload's journal, and notice when somebody else has.
 

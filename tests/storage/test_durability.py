@@ -286,3 +286,35 @@ def test_a_removal_whose_sync_failed_is_written_and_synced_again_before_it_is_to
         store.look(upload.id)
     # The kernel took for clean what it lost: a sync alone would do nothing.
     assert disk.take() == ["pwrite journal", "fdatasync journal"]
+
+
+def test_what_is_told_of_a_journal_is_written_and_synced_again_and_stays_what_it_is(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = disk.store(PerRequest())
+    upload = created(store)
+    log = tmp_path / f"{upload.id}.log"
+    before = log.read_bytes()
+    disk.take()
+    store.settle(upload.id)
+    # The sync of whoever wrote it may have failed, and the kernel took for clean what it lost.
+    assert disk.take() == ["pwrite journal", "fdatasync journal", "fsync directory"]
+    assert log.read_bytes() == before
+
+
+def test_what_is_written_again_of_a_journal_takes_no_tombstone_away(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = disk.store(PerRequest())
+    upload = created(store)
+    write = os.pwrite
+
+    def removed_before(descriptor: int, content: bytes, offset: int) -> int:
+        monkeypatch.setattr(os, "pwrite", write)
+        store.remove(upload.id)
+        return write(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", removed_before)
+    store.settle(upload.id)
+    with pytest.raises(UploadGone):
+        store.look(upload.id)
