@@ -303,7 +303,7 @@ def test_what_is_told_of_a_journal_is_written_and_synced_again_and_stays_what_it
 
 
 def test_what_is_written_again_of_a_journal_takes_no_tombstone_away(
-    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = disk.store(PerRequest())
     upload = created(store)
