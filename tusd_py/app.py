@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -220,7 +221,8 @@ def create_app(settings: Settings) -> Starlette:
     locker = RedisLocker(redis, wire)
     leases = Leases(locker, data, syncs=_syncs(settings))
     # Each holds some memory; a disk is busy with fewer.
-    receiver = Receiver(min(8, max(4, os.cpu_count() or 1)))
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    receiver = Receiver(min(8, max(4, os.cpu_count() or 1)), descriptors // 8)
     outbox = RedisJobs.connect(url, data, settings)
     dispatcher = Dispatcher(outbox, embedded.start if embedded else lambda: None)
     uploads = Uploads(

@@ -135,13 +135,14 @@ class NativeExchange:
         # One in chunks has no length, and one in TLS has other bytes on the wire.
         length = int(self.headers.one("content-length") or 0)
         large = length - len(self.body) >= _LARGE and self.scope["scheme"] == "http"
-        if front.receiver is None or not large or self._is_over() or not isinstance(sink, FileSink):
+        receiver = front.receiver if large and not self._is_over() else None
+        if receiver is None or not receiver.has_room or not isinstance(sink, FileSink):
             self._later = Body(self._receive, chunk_size=front.chunk_size, stall=front.stall)
             return
         self._protocol.flow.pause_reading()
         self._say_continue()
         connection = self._transport.get_extra_info("socket").fileno()
-        self._straight = Straight(front.receiver, connection, self.body, length, front.stall)
+        self._straight = Straight(receiver, connection, self.body, length, front.stall)
 
     async def _move_straight(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         assert self._straight is not None  # noqa: S101  for mypy

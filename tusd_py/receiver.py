@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,13 +47,21 @@ _GRACE_BYTES = 2**20
 class Receiver:
     """Receive bodies on behalf of one event loop."""
 
-    def __init__(self, threads: int = 8) -> None:
-        """Serve so many at once; when there are more they take turns."""
+    def __init__(self, threads: int = 8, most: int = sys.maxsize) -> None:
+        """Serve so many at once, and `most` in turns: each connection takes a descriptor more."""
+        #: Connections that are received from.
+        self.peers = 0
+        self._most_peers = most
         self._most = threads
         self._threads = ThreadPoolExecutor(threads, "receiver")
         self._served = 0
         self._pipes: list[Vessel] = []
         self._memories: list[Vessel] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether another connection may be received from."""
+        return self.peers < self._most_peers
 
     def close(self) -> None:
         """Give everything back once no body is on its way any more."""

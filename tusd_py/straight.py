@@ -27,6 +27,8 @@ class Straight:
         """
         self._receiver = receiver
         self._peer = Peer(connection)
+        self._closed = False
+        receiver.peers += 1
         self._here = here
         self._left = length
         self._stall = stall
@@ -34,6 +36,8 @@ class Straight:
     def close(self) -> None:
         """Leave the connection as it was; idempotent."""
         self._peer.close()
+        self._receiver.peers -= not self._closed
+        self._closed = True
 
     async def move(self, sink: FileSink, limit: int, stop: asyncio.Event) -> BodyEnd:
         """Move up to `limit` bytes (tusd_py.exchange.Exchange.move_body)."""

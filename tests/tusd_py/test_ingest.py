@@ -26,6 +26,7 @@ from tusd_py.ingest import HttpProtocol
 from tusd_py.native import Front, NativeExchange
 from tusd_py.protocol import Response
 from tusd_py.receiver import Receiver
+from tusd_py.straight import Straight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -581,6 +582,32 @@ def test_what_a_connection_was_made_of_needs_no_garbage_collector(port: int) -> 
 
 def _protocols() -> list[HttpProtocol]:
     return [one for one in gc.get_objects() if type(one) is HttpProtocol]
+
+
+def test_a_body_for_which_the_receiver_has_no_room_takes_the_ordinary_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ways: list[Straight] = []
+
+    def take(*args: Any) -> Straight:
+        ways.append(Straight(*args))
+        return ways[-1]
+
+    monkeypatch.setattr("tusd_py.native._LARGE", 1)
+    monkeypatch.setattr("tusd_py.native.Straight", take)
+    receiver, begun = Receiver(most=1), head("POST /take", "Content-Length: 9") + b"four"
+    with serving(HttpProtocol, native=True, receiver=receiver) as (_, port):
+        with Connection(port) as first:
+            first.send(begun)
+            eventually(lambda: receiver.peers == 1, "body that is received")
+            with Connection(port) as second:
+                second.send(begun)
+                second.send(b"rest.")
+                assert second.receive().json()["size"] == 9
+            first.send(b"rest.")
+            assert first.receive().json()["size"] == 9
+        assert (len(ways), receiver.peers) == (1, 0)
+    receiver.close()
 
 
 def test_a_head_that_never_ends_is_given_up_and_an_idle_connection_is_no_error() -> None:

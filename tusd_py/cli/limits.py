@@ -9,7 +9,7 @@ import structlog
 
 log = structlog.get_logger()
 
-# Connections that send nothing take one each, uploads on their way three.
+# Connections that send nothing take one each, uploads on their way three or four.
 _ENOUGH = 4096
 
 
