@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -269,3 +270,17 @@ P = TypeVar("P", bound=Process)
 def new_directory() -> Path:
     """Make a directory with a path short enough for a Unix socket."""
     return Path(tempfile.mkdtemp(prefix="tusd-acc-"))
+
+
+def wait_until_let_go(file: Path) -> None:
+    """Wait until no server has an upload at hand any more, whose file this is."""
+
+    def is_free() -> bool | None:
+        with file.open("rb") as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+        return True
+
+    eventually(is_free, "a file that nobody holds")

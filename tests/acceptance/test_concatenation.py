@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -15,12 +13,17 @@ import pytest
 import redis
 
 from storage.filestore import FileStore
-from tests.acceptance.process import Server, Site, eventually, new_directory
+from tests.acceptance.process import (
+    Server,
+    Site,
+    eventually,
+    new_directory,
+    wait_until_let_go,
+)
 from tests.acceptance.raw import APPEND, TUS, Response, Tus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 BODY = bytes(range(256)) * 4
 GIB = 2**30
@@ -280,21 +283,12 @@ def test_a_server_killed_between_the_parts_loses_no_final_upload(
     eventually(lambda: queued(site) == [final[7:]] or None, "one job")
 
 
-def is_let_go(file: Path) -> bool | None:
-    with file.open("rb") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-    return True
-
-
 def test_parts_of_gibibytes_become_one_at_no_cost(tus: Tus, site: Site) -> None:
     paths = [part(tus, GIB) for _ in range(4)]
     store = FileStore(site.uploads)
     for path in paths:
         # Its server holds what it created for a while.
-        eventually(partial(is_let_go, site.stored(path)), "a free file")
+        wait_until_let_go(site.stored(path))
         # Bytes that were never written: a hole takes no room and no time.
         known = store.look(path[7:])
         writer = store.open(replace(known, token=known.token + 1))

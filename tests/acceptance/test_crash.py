@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from storage import redis_schema as schema
-from tests.acceptance.process import DEADLINE, Process, eventually, is_dead
+from tests.acceptance.process import DEADLINE, Process, eventually, is_dead, wait_until_let_go
 from tests.acceptance.proxy import Proxy
 from tests.acceptance.raw import Tus, plates
 
@@ -192,6 +192,7 @@ def test_a_redis_killed_alone_is_answered_for_and_started_again(
     assert tus.patch(upload, 0, bytes(MIB)).offset == MIB
     # Of this one nobody here has anything at hand.
     other = tus.create(1)
+    wait_until_let_go(site.stored(other))
     with nobody_starts_redis(site):
         site.kill_redis()
         created, asked = tus.post(1), tus.head(other)
