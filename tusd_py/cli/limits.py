@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from contextlib import suppress
 
@@ -28,3 +29,21 @@ def raise_open_files() -> None:
         log.warning(
             "files.few", limit=soft, reason="raise the hard limit of open files (ulimit -Hn)"
         )
+
+
+class Exhaustion:
+    """Say when no file can be opened any more: whoever connects then is sent away unheard."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def look(self) -> None:
+        """Say it, once until it is over."""
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if not self._told:
+                log.warning("files.exhausted", reason=error.strerror)
+            self._told = True
+        else:
+            self._told = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from tusd_py.app import create_app
-from tusd_py.cli.limits import how_many_connections
+from tusd_py.cli.limits import Exhaustion, how_many_connections
 from tusd_py.crowd import Crowd
 from tusd_py.ingest import HttpProtocol
 
@@ -79,6 +79,7 @@ class Server(uvicorn.Server):
         self._serving = serving
         self._stopping = stopping
         self._others = Neighbours(others)
+        self._exhaustion = Exhaustion()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -91,6 +92,7 @@ class Server(uvicorn.Server):
         self._serving()
 
     async def on_tick(self, counter: int) -> bool:
+        self._exhaustion.look()
         for connection in self._others.waiting():
             with suppress(OSError):
                 await asyncio.get_running_loop().connect_accepted_socket(self._speak, connection)
