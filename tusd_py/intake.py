@@ -36,6 +36,8 @@ log = structlog.get_logger()
 # Bytes after which who watches sees how far it is (chunked-upload: 5 MB), and after which what
 # arrived is made durable. The first is cheap; the second stops a fast body for a while.
 _STEP = 5 * 2**20
+# Seconds that pass between two such looks at least: nobody sees more, and each costs a fast body.
+_GLANCE = 0.05
 _CHECKPOINT = 64 * 2**20
 # Seconds after which it is made durable however little it is.
 _LASTING = 0.5
@@ -191,7 +193,8 @@ class Intake:
             try:
                 if self._writer.held > _HELD:
                     await run_to_the_end(self._writer.write, ())
-                end = await exchange.move_body(sink, min(most - sink.offset, _STEP), stop)
+                step = max(_STEP, min(_CHECKPOINT, int(self._speed(sink.offset) * _GLANCE)))
+                end = await exchange.move_body(sink, min(most - sink.offset, step), stop)
             except StorageError:
                 # What fitted is kept, if that much can still be remembered.
                 with suppress(StorageError):

@@ -107,8 +107,8 @@ class Receiver:
 
     async def _take(self, peer: Peer, *, ready: bool) -> BodyEnd | None:
         """Take what can be read, and more while it comes fast."""
-        readable = peer.count_readable()
-        if readable > _LITTLE:
+        readable = 0 if peer.flows else peer.count_readable()
+        if peer.flows or readable > _LITTLE:
             dry = _DRY if self._served < self._most else 0.0
             return await self._in_thread(peer, lambda: self._pour(peer, dry, _TURN))
         if not readable and not ready:
@@ -167,6 +167,8 @@ class Peer:
         """Use a non-blocking socket; whoever closes it meanwhile takes it from nobody."""
         self._socket = socket.socket(fileno=os.dup(connection))
         self._begin = self._end = 0
+        #: Whether much came when it was looked at last: no need then to look first.
+        self.flows = False
         self._low_water = 1
         self._interrupted = self._in_grace = False
         self._woken: asyncio.Future[bool] | None = None
@@ -213,6 +215,8 @@ class Peer:
 
     async def wait(self, until: float) -> bool:
         """Wait until much can be read, or the end; False: it is `until`, or it was interrupted."""
+        if self.flows:
+            return True
         self._set_low_water(self.left)
         if self.count_readable() >= self._low_water:
             return True
@@ -263,12 +267,13 @@ class Peer:
         until = time.monotonic() + turn
         vessel.begin(self.sink)
         end, more = None, True
+        self.flows = False
         while more and self.left > vessel.held and not self._interrupted:
             self._set_low_water(min(self.left - vessel.held, vessel.room))
             # What trickles is taken, and then left to the event loop.
-            more = bool(self._poll.poll(dry * 1000)) and time.monotonic() < until
+            self.flows = bool(self._poll.poll(dry * 1000))
             end = self._fill(vessel)
-            more = more and end is None
+            more = self.flows and end is None and time.monotonic() < until
             if vessel.full:
                 vessel.empty(self.sink)
         vessel.empty(self.sink)

@@ -334,6 +334,7 @@ async def test_who_watches_sees_what_was_received_before_it_counts(
     # Nothing is committed before the end, and every byte is worth a word.
     monkeypatch.setattr(intake, "_LASTING", 1_000.0)
     monkeypatch.setattr(intake, "_STEP", 1)
+    monkeypatch.setattr(intake, "_GLANCE", 0.0)
     upload, info = await site.upload(length=len(BODY)), site.uploads.info
     move, seen = Spoken.move_body, []
 
