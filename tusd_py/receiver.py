@@ -47,13 +47,16 @@ _GRACE_BYTES = 2**20
 class Receiver:
     """Receive bodies on behalf of one event loop."""
 
-    def __init__(self, threads: int = 8, most: int = sys.maxsize) -> None:
-        """Serve so many at once, and `most` in turns: each connection takes a descriptor more."""
+    def __init__(self, threads: int | None = None, most: int = sys.maxsize) -> None:
+        """Serve so many at once, by default two a processor, and `most` in turns.
+
+        Each connection takes a descriptor more.
+        """
         #: Connections that are received from.
         self.peers = 0
         self._most_peers = most
-        self._most = threads
-        self._threads = ThreadPoolExecutor(threads, "receiver")
+        self._most = threads or max(4, 2 * (os.cpu_count() or 1))
+        self._threads = ThreadPoolExecutor(self._most, "receiver")
         self._served = 0
         self._pipes: list[Vessel] = []
         self._memories: list[Vessel] = []
@@ -78,19 +81,18 @@ class Receiver:
         stop: asyncio.Event,
         stall: float,
         *,
-        before: int = 0,
+        here: bytes = b"",
     ) -> BodyEnd:
-        """Move up to `limit` bytes from the peer to the sink.
+        """Move up to `limit` bytes to the sink: what is `here` already, the rest from the peer.
 
         All of them have to be the body's, and nobody else may read the socket meanwhile. The answer
-        is MORE when they have come, or some have, just `before` or now, and a second is over;
-        STALLED after `stall` seconds without any; DISCONNECTED when all was taken that came. What
-        is told to `stop` but comes to its limit within a moment is MORE, else STOPPED. Every byte
-        that was taken was written then, and no system call is running; so it is after a
-        cancellation. Errors of the sink come through; what was taken and does not fit is lost to
-        the connection.
+        is MORE when they have come, or some have and a second is over; STALLED after `stall`
+        seconds without any; DISCONNECTED when all was taken that came. What is told to `stop` but
+        comes to its limit within a moment is MORE, else STOPPED. Every byte that was taken was
+        written then, and no system call is running; so it is after a cancellation. Errors of the
+        sink come through; what was taken and does not fit is lost to the connection.
         """
-        peer.begin(sink, limit, before)
+        peer.begin(sink, limit, here)
         peer.heed(stop)
         return await self._receive(peer, stop, stall)
 
@@ -167,6 +169,7 @@ class Peer:
         """Use a non-blocking socket; whoever closes it meanwhile takes it from nobody."""
         self._socket = socket.socket(fileno=os.dup(connection))
         self._begin = self._end = 0
+        self._here = b""
         #: Whether much came when it was looked at last: no need then to look first.
         self.flows = False
         self._low_water = 1
@@ -185,10 +188,12 @@ class Peer:
             self._set_low_water(1)
             self._socket.close()
 
-    def begin(self, sink: FileSink, limit: int, before: int) -> None:
-        """Move so many bytes from now on; what was moved `before` counts as well."""
+    def begin(self, sink: FileSink, limit: int, here: bytes) -> None:
+        """Move so many bytes from now on, those first that are `here`."""
         self.sink = sink
-        self._begin, self._end = sink.offset - before, sink.offset + limit
+        self._begin, self._end = sink.offset, sink.offset + limit
+        if here and not sink.take([here]):
+            self._here, self.flows = here, True
         self._interrupted = self._in_grace = False
 
     def heed(self, stop: asyncio.Event) -> None:
@@ -265,6 +270,9 @@ class Peer:
     def pour(self, vessel: Vessel, dry: float, turn: float) -> BodyEnd | None:
         """Move what comes within `turn` seconds, unless for `dry` seconds it is not much."""
         until = time.monotonic() + turn
+        if self._here:
+            self.sink.write([self._here])
+            self._here = b""
         vessel.begin(self.sink)
         end, more = None, True
         self.flows = False

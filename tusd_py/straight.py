@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storage.leases import run_to_the_end
 from tusd_py.exchange import BodyEnd
 from tusd_py.receiver import Peer
 
@@ -43,17 +42,11 @@ class Straight:
         """Move up to `limit` bytes (tusd_py.exchange.Exchange.move_body)."""
         limit = min(limit, self._left)
         begin, end = sink.offset, BodyEnd.MORE
-        await self._move_here(sink, limit)
-        moved = sink.offset - begin
-        if moved < limit:
+        here = bytes(self._here[:limit])
+        del self._here[:limit]
+        if limit:
             end = await self._receiver.receive(
-                self._peer, sink, limit - moved, stop, self._stall, before=moved
+                self._peer, sink, limit, stop, self._stall, here=here
             )
         self._left -= sink.offset - begin
         return end if self._left else BodyEnd.DONE
-
-    async def _move_here(self, sink: FileSink, limit: int) -> None:
-        here = bytes(self._here[:limit])
-        del self._here[:limit]
-        if here and not sink.take([here]):
-            await run_to_the_end(sink.write, [here])
