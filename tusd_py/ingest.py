@@ -234,6 +234,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.cycle = self._request = exchange  # type: ignore[assignment]
         self._in_body = True
         turn: Any = (exchange, handle)
+        if exchange.is_large:
+            self.flow.pause_reading()
         if before is None or before.response_complete:
             self._start_asgi_task(*turn)
         else:

@@ -88,6 +88,7 @@ class NativeExchange:
         self._straight: Straight | None = None
         self._ended: BodyEnd | None = None
         self._broken = self._late = False
+        self._length = int(headers.one("content-length") or 0)
 
     @property
     def trailers(self) -> Headers:
@@ -96,6 +97,13 @@ class NativeExchange:
     @property
     def _body_end(self) -> BodyEnd | None:
         return self._ended if self._later is None else self._later.ended
+
+    @property
+    def is_large(self) -> bool:
+        """Tell whether the body may go straight to a file: no parser need read it."""
+        # One in chunks has no length, and one in TLS has other bytes on the wire.
+        there = self._front.receiver is not None and self.scope["scheme"] == "http"
+        return there and self._length >= _LARGE
 
     # What the protocol class calls
 
@@ -131,18 +139,16 @@ class NativeExchange:
         return await self._move_straight(sink, limit, stop)
 
     def _choose_way(self, sink: Sink) -> None:
-        front = self._front
-        # One in chunks has no length, and one in TLS has other bytes on the wire.
-        length = int(self.headers.one("content-length") or 0)
-        large = length - len(self.body) >= _LARGE and self.scope["scheme"] == "http"
-        receiver = front.receiver if large and not self._is_over() else None
+        front, here = self._front, len(self.body)
+        apt = self.is_large and self._length - here >= _LARGE and not self._is_over()
+        receiver = front.receiver if apt else None
         if receiver is None or not receiver.has_room or not isinstance(sink, FileSink):
             self._later = Body(self._receive, chunk_size=front.chunk_size, stall=front.stall)
             return
         self._protocol.flow.pause_reading()
         self._say_continue()
         connection = self._transport.get_extra_info("socket").fileno()
-        self._straight = Straight(receiver, connection, self.body, length, front.stall)
+        self._straight = Straight(receiver, connection, self.body, self._length, front.stall)
 
     async def _move_straight(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         assert self._straight is not None  # noqa: S101  for mypy
