@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from hashlib import sha1
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from storage.job import JobState
@@ -145,7 +146,7 @@ def store(
 
 
 def _parts(fields: Mapping[str, object]) -> list[str]:
-    return [str(part) for item in fields.items() for part in item]
+    return [*map(str, chain.from_iterable(fields.items()))]
 
 
 # KEYS lock upload waiting   ARGV id process ttl_ms take
