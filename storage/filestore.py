@@ -125,9 +125,7 @@ class FileStore:
         opened = journal.opened_line(upload, self._boot, "first")
         lines = journal.first_lines(upload, self._boot) + opened
         with DiskErrors():
-            # Its first bytes mostly come at once: the disk need not be asked again for them.
-            room = Room(self._reserve)
-            room.check(self._directory)
+            Room(self._reserve).check(self._directory)
             data = create_locked(path)
             try:
                 log = yield from self._begin_log(f"{path}.log", lines)
@@ -135,7 +133,7 @@ class FileStore:
                 Path(path).unlink()
                 os.close(data)
                 raise
-        return self._writer(upload, data, log, 0, room)
+        return self._writer(upload, data, log, 0)
 
     def _begin_log(self, path: str, lines: bytes) -> Steps[Log]:
         if self._durability.prompt:
@@ -153,14 +151,14 @@ class FileStore:
             os.close(directory)
         return log
 
-    def _writer(self, upload: Upload, data: int, log: Log, size: int, room: Room) -> FileWriter:
+    def _writer(self, upload: Upload, data: int, log: Log, size: int) -> FileWriter:
         return FileWriter(
             upload,
             data,
             log,
             size=size,
             boot=self._boot,
-            room=room,
+            room=Room(self._reserve),
             durability=self._durability,
         )
 
@@ -237,7 +235,7 @@ class FileStore:
                 upload, data = self._new_segment(upload)
             files.callback(os.close, data)
             log = files.enter_context(closing(Log(str(self._journal(upload.id)), self._durability)))
-            writer = self._writer(upload, data, log, os.fstat(data).st_size, Room(self._reserve))
+            writer = self._writer(upload, data, log, os.fstat(data).st_size)
             writer.announce()
             files.pop_all()
             return writer
