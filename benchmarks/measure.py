@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from benchmarks.rows import Row
     from benchmarks.servers import Kind, Running
 
-# Seconds. Nothing that is measured takes so long, but a server that hangs.
-_DEADLINE = 150
-# What the last one has left to do is not to be measured with the next one.
+# Seconds. What the last one has left to do is not to be measured with the next one.
 _PAUSE = 0.2
 
 
@@ -69,6 +67,8 @@ class Bench:
     #: When to stop, by the monotonic clock: what was not measured by then is not measured.
     until: float
     tell: Callable[[str], None]
+    #: Seconds. Nothing that is measured takes so long, but a server that hangs.
+    patience: float = 150
 
     def rounds(self, count: int) -> Iterator[Figures]:
         """Measure everything `count` times, each time with fresh servers, while there is time."""
@@ -112,18 +112,23 @@ class Bench:
         return figures
 
     def _load(self, server: Running, row: Row) -> dict[str, Any]:
-        """Run the load generator and return what it tells.
-
-        Raises:
-            subprocess.SubprocessError: it failed, or the server kept it waiting for ever.
-        """
+        """Run the load generator and return what it tells; that it tells nothing is an error."""
         where = ("--port", str(server.port), "--path", server.kind.path)
         command = [str(self.load), *row.words, *where]
-        done = subprocess.run(  # noqa: S603  our own program
-            command, stdout=subprocess.PIPE, timeout=_DEADLINE, check=True, text=True
-        )
+        try:
+            done = subprocess.run(  # noqa: S603  our own program
+                command, stdout=subprocess.PIPE, timeout=self.patience, check=True, text=True
+            )
+        except subprocess.SubprocessError as error:
+            return _nothing(row, str(error))
         told: dict[str, Any] = json.loads(done.stdout)
         return told
+
+
+def _nothing(row: Row, error: str) -> dict[str, Any]:
+    """Return what would have been told of a measurement that did not come to an end."""
+    zeros = ("operations", "ops_per_s", "p50_ms", "p99_ms", "bytes", "mb_per_s", "client_cpu_s")
+    return dict.fromkeys(zeros, 0) | {"mode": row.words[0], "errors": 1, "first_error": error}
 
 
 def _has(kind: Kind, row: Row) -> bool:

@@ -76,8 +76,10 @@ class Running:
         removed, one by one, when it makes a new one.
         """
         for entry in os.scandir(self.directory / "uploads") if self.directory else ():
-            if entry.is_file() and entry.stat().st_size >= _WORTH_CUTTING:
-                os.truncate(entry.path, 0)
+            # The server may remove one meanwhile.
+            with suppress(FileNotFoundError):
+                if entry.is_file() and entry.stat().st_size >= _WORTH_CUTTING:
+                    os.truncate(entry.path, 0)
 
 
 def ours(durability: str) -> Kind:

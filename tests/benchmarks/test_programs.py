@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
+import os
 import shutil
 import socket
 import subprocess
@@ -12,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
+from benchmarks.measure import Bench
 from benchmarks.programs import LOAD, RECEIVER, CannotBuild, build
-from benchmarks.servers import bare, place, started
+from benchmarks.rows import rows
+from benchmarks.servers import Kind, Running, bare, place, started
 from tests.acceptance.process import unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from benchmarks.servers import Running
 
 CREATED = "201 Created\r\nLocation: /files/1\r\nUpload-Offset: 0"
 RIGHT = {
@@ -220,6 +222,39 @@ def test_what_was_measured_is_cut_and_a_journal_is_kept(receiver: Running) -> No
     receiver.clear()
     assert (uploads / path.rpartition("/")[2]).stat().st_size == 0
     assert (uploads / "upload.log").read_text() == "one line"
+
+
+def test_what_a_server_removes_meanwhile_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    for name in ("record.tmp", "upload"):
+        (uploads / name).write_bytes(b"v" * 100_000)
+    scan = os.scandir
+
+    def scan_and_remove(path: Path) -> list[os.DirEntry[str]]:
+        found = list(scan(path))
+        (uploads / "record.tmp").unlink()
+        return found
+
+    monkeypatch.setattr(os, "scandir", scan_and_remove)
+    Running(Kind("there", ()), 1, os.getpid(), tmp_path).clear()
+    assert (uploads / "upload").stat().st_size == 0
+
+
+def test_a_server_that_keeps_the_client_waiting_is_an_error_and_the_others_go_on(
+    tmp_path: Path,
+) -> None:
+    hangs = tmp_path / "load"
+    hangs.write_text("#!/bin/sh\nexec sleep 600\n")
+    hangs.chmod(0o755)
+    [row] = [row for row in rows() if row.name == "head_16"]
+    said: list[str] = []
+    bench = Bench(hangs, [], [row], tmp_path, math.inf, said.append, patience=0.1)
+    figures = bench.once(Running(Kind("silent", ()), 1), row, 0)
+    assert figures.told["errors"] == 1
+    assert "1 errors" in said[0]
 
 
 def test_without_a_compiler_one_sentence_says_so(
