@@ -44,7 +44,7 @@ log = structlog.get_logger()
 # Of one job: runs that died or raised under a living worker, and runs lost with their worker.
 MOST_DEATHS = 3
 MOST_LOSSES = 10
-_BATCH = 200
+_BATCH = 50
 # Seconds until a run that was put off is tried again.
 _PUT_OFF = 300.0
 # Seconds.

@@ -23,7 +23,7 @@ _RECONCILE = 30.0
 _SWEEP = 10.0
 # How many times longer than it drained it rests then: threads of one process share its time, and
 # uploads that come in are more urgent than the start of their analyses.
-_REST = 9.0
+_REST = 19.0
 
 
 class Outbox(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import select
+import sys
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 10
 # No honest client takes so long to say what it wants.
 HEAD_SECONDS = 60
+_SWITCH_SECONDS = 0.001
 # Objects, and generations, between two looks for cycles.
 _GC = (20_000, 20, 20)
 # Connections that are taken at once where another process does not take them.
@@ -89,6 +91,8 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC)
+        # A thread that computes gives way to the event loop sooner than Python would have it.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._serving()
 
     async def on_tick(self, counter: int) -> bool:
