@@ -80,6 +80,7 @@ def test_everything_is_answered_while_redis_is_away_and_goes_on_when_it_is_back(
             with Connection(tus.port) as gone:
                 gone.begin("HEAD", others[0], TUS)
         with ThreadPoolExecutor(110) as pool:
+            ready = pool.submit(tus.request, "GET", "/ready")
             head = pool.submit(tus.head, others[0])
             refused = [
                 pool.submit(tus.post, 10),
@@ -90,8 +91,11 @@ def test_everything_is_answered_while_redis_is_away_and_goes_on_when_it_is_back(
             many = [pool.submit(tus.post, 10) for _ in range(100)]
             assert head.result().status == 423
             assert all(is_sent_away(one.result()) for one in (*refused, *many))
+            # Who asks whether all is well is not kept longer than who asks twice for something.
+            assert is_sent_away(tus.post(10))
+            assert ready.done()
+        assert ready.result().status == 503
         assert tus.request("GET", "/health").status == 200
-        assert tus.request("GET", "/ready").status == 503
         # A body in flight goes on, or ended with what had come.
         with suppress(ConnectionError):
             stalled.send(content[MIB : 2 * MIB])
