@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 # Bytes that shall be readable before anybody is woken: to be woken costs more than to move them.
 _LOW_WATER = 512 * 1024
+# The same where the disk is waited for, so that the peer sends on meanwhile: the kernel makes room
+# for twice as much.
+_LOW_WATER_DIRECT = 2**20
 # What is not more than this is taken without a thread.
 _LITTLE = 64 * 1024
 # Seconds after which bytes that trickle in are taken, so that progress shows.
@@ -185,7 +188,7 @@ class Peer:
         if self._stopped is not None:
             self._stopped.cancel()
         if self._socket.fileno() >= 0:
-            self._set_low_water(1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             self._socket.close()
 
     def begin(self, sink: FileSink, limit: int, here: bytes) -> None:
@@ -262,7 +265,7 @@ class Peer:
 
     def _set_low_water(self, most: int) -> None:
         # Above what will come nobody would ever be woken.
-        wanted = min(_LOW_WATER, most)
+        wanted = min(_LOW_WATER_DIRECT if self.sink.direct else _LOW_WATER, most)
         if wanted != self._low_water:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
             self._low_water = wanted
