@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tusd_py.exchange import BodyEnd
-from tusd_py.vessels import Memory, Pipe
+from tusd_py.vessels import Memory, Pair, Pipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,8 @@ _LOW_WATER = 512 * 1024
 _LOW_WATER_DIRECT = 2**20
 # What is not more than this is taken without a thread.
 _LITTLE = 64 * 1024
+# While no more bodies are served, each is read and written at the same time.
+_FEW = 2
 # Seconds after which bytes that trickle in are taken, so that progress shows.
 _PULSE = 1.0
 # Seconds for which a thread waits for a body that brings nothing, and serves one that goes on.
@@ -61,8 +63,9 @@ class Receiver:
         self._most = threads or max(4, 2 * (os.cpu_count() or 1))
         self._threads = ThreadPoolExecutor(self._most, "receiver")
         self._served = 0
-        self._pipes: list[Vessel] = []
-        self._memories: list[Vessel] = []
+        self._writers = ThreadPoolExecutor(_FEW, "receiver-writer")
+        self._pipes: list[Pipe] = []
+        self._memories: list[Memory] = []
 
     @property
     def has_room(self) -> bool:
@@ -72,9 +75,10 @@ class Receiver:
     def close(self) -> None:
         """Give everything back once no body is on its way any more."""
         self._threads.shutdown()
-        for idle in (self._pipes, self._memories):
-            while idle:
-                idle.pop().close()
+        self._writers.shutdown()
+        self._memories.clear()
+        while self._pipes:
+            self._pipes.pop().close()
 
     async def receive(
         self,
@@ -147,20 +151,35 @@ class Receiver:
             self._served -= 1
 
     def _pour(self, peer: Peer, dry: float, turn: float) -> BodyEnd | None:
-        in_memory = peer.sink.direct
-        idle = self._memories if in_memory else self._pipes
+        if peer.sink.direct:
+            return self._pour_blocks(peer, dry, turn)
+        pipe = _taken(self._pipes, Pipe)
         try:
-            vessel = idle.pop()
-        except IndexError:
-            vessel = Memory() if in_memory else Pipe()
-        try:
-            end = peer.pour(vessel, dry, turn)
+            end = peer.pour(pipe, dry, turn)
         except BaseException:
             # What it holds is nobody's any more.
-            vessel.close()
+            pipe.close()
             raise
-        idle.append(vessel)
+        self._pipes.append(pipe)
         return end
+
+    def _pour_blocks(self, peer: Peer, dry: float, turn: float) -> BodyEnd | None:
+        # Many bodies write while others are read; few would wait for the disk and the peer in turn.
+        few = self._served <= _FEW
+        memories = [_taken(self._memories, Memory) for _ in range(2 if few else 1)]
+        vessel = Pair(memories[0], memories[1], self._writers) if few else memories[0]
+        try:
+            return peer.pour(vessel, dry, turn)
+        finally:
+            vessel.close()
+            self._memories += memories
+
+
+def _taken(idle: list[T], make: Callable[[], T]) -> T:
+    try:
+        return idle.pop()
+    except IndexError:
+        return make()
 
 
 class Peer:
@@ -277,24 +296,25 @@ class Peer:
             self.sink.write([self._here])
             self._here = b""
         vessel.begin(self.sink)
-        end, more = None, True
+        end, left, more = None, self.left, True
         self.flows = False
-        while more and self.left > vessel.held and not self._interrupted:
-            self._set_low_water(min(self.left - vessel.held, vessel.room))
+        while more and left and not self._interrupted:
+            self._set_low_water(min(left, vessel.room))
             # What trickles is taken, and then left to the event loop.
             self.flows = bool(self._poll.poll(dry * 1000))
-            end = self._fill(vessel)
+            end, count = self._fill(vessel, left)
+            left -= count
             more = self.flows and end is None and time.monotonic() < until
             if vessel.full:
                 vessel.empty(self.sink)
-        vessel.empty(self.sink)
+        vessel.finish(self.sink)
         return end
 
-    def _fill(self, vessel: Vessel) -> BodyEnd | None:
+    def _fill(self, vessel: Vessel, most: int) -> tuple[BodyEnd | None, int]:
         try:
-            count = vessel.fill(self._socket, self.left - vessel.held)
+            count = vessel.fill(self._socket, most)
         except BlockingIOError:
-            return None
+            return None, 0
         except OSError:
-            return BodyEnd.DISCONNECTED
-        return None if count else BodyEnd.DISCONNECTED
+            return BodyEnd.DISCONNECTED, 0
+        return (None, count) if count else (BodyEnd.DISCONNECTED, 0)

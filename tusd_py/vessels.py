@@ -6,11 +6,13 @@ import errno
 import fcntl
 import mmap
 import os
+from concurrent.futures import wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
+    from concurrent.futures import Executor, Future
 
     from storage.interfaces import FileSink
 
@@ -20,10 +22,6 @@ _MEMORY_SIZE = 2**20
 
 class Vessel(Protocol):
     """Hold bytes on their way; it belongs to one body at a time."""
-
-    @property
-    def held(self) -> int:
-        """How many it holds."""
 
     @property
     def room(self) -> int:
@@ -45,10 +43,13 @@ class Vessel(Protocol):
         """
 
     def empty(self, sink: FileSink) -> None:
-        """Write all that it holds. Raises as FileSink.splice; it is of no use any more then."""
+        """Make room, at least by beginning to write. Raises as FileSink.splice; close it then."""
+
+    def finish(self, sink: FileSink) -> None:
+        """Write all that it holds; nothing is under way after that. Raises as `empty`."""
 
     def close(self) -> None:
-        """Give back what it is made of."""
+        """Give back what it is made of; nothing is under way after that."""
 
 
 class Pipe:
@@ -60,7 +61,7 @@ class Pipe:
         with suppress(OSError):
             fcntl.fcntl(self._into, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         self._size = fcntl.fcntl(self._into, fcntl.F_GETPIPE_SZ)
-        self.held = 0
+        self._held = 0
 
     @property
     def room(self) -> int:
@@ -69,7 +70,7 @@ class Pipe:
     @property
     def full(self) -> bool:
         # Its places may be taken by a few bytes each.
-        return self.held > 0
+        return self._held > 0
 
     def begin(self, sink: FileSink) -> None:
         pass
@@ -83,13 +84,15 @@ class Pipe:
                 raise
             # Not every kind of socket can.
             count = os.write(self._into, peer.recv(most))
-        self.held += count
+        self._held += count
         return count
 
     def empty(self, sink: FileSink) -> None:
-        if self.held:
-            sink.splice(self._out, self.held)
-            self.held = 0
+        if self._held:
+            sink.splice(self._out, self._held)
+            self._held = 0
+
+    finish = empty
 
     def close(self) -> None:
         os.close(self._out)
@@ -104,10 +107,6 @@ class Memory:
         self._first = self._last = 0
 
     @property
-    def held(self) -> int:
-        return self._last - self._first
-
-    @property
     def room(self) -> int:
         return _MEMORY_SIZE - self._last
 
@@ -118,16 +117,66 @@ class Memory:
     def begin(self, sink: FileSink) -> None:
         self._first = self._last = sink.skew
 
+    def begin_page(self) -> None:
+        """Get ready, being empty, for what goes to the beginning of a page."""
+        self._first = self._last = 0
+
     def fill(self, peer: socket.socket, most: int) -> int:
         count = peer.recv_into(self._view[self._last : self._last + most])
         self._last += count
         return count
 
     def empty(self, sink: FileSink) -> None:
-        if self.held:
+        if self._last > self._first:
             sink.write_pages(self._view[self._first : self._last])
             self.begin(sink)
+
+    finish = empty
 
     def close(self) -> None:
         # An error may still refer to it; it goes with the last that does.
         pass
+
+
+class Pair:
+    """Fill one memory while a thread writes the other (Vessel)."""
+
+    def __init__(self, first: Memory, second: Memory, threads: Executor) -> None:
+        """Give neither of them back before this is finished or closed."""
+        self._filled, self._written = first, second
+        self._threads = threads
+        self._writing: Future[None] | None = None
+
+    @property
+    def room(self) -> int:
+        return self._filled.room
+
+    @property
+    def full(self) -> bool:
+        return self._filled.full
+
+    def begin(self, sink: FileSink) -> None:
+        self._filled.begin(sink)
+
+    def fill(self, peer: socket.socket, most: int) -> int:
+        return self._filled.fill(peer, most)
+
+    def empty(self, sink: FileSink) -> None:
+        self._wait()
+        self._filled, self._written = self._written, self._filled
+        self._writing = self._threads.submit(self._written.empty, sink)
+        # What is full ends where a page does.
+        self._filled.begin_page()
+
+    def finish(self, sink: FileSink) -> None:
+        self._wait()
+        self._filled.finish(sink)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def close(self) -> None:
+        if self._writing is not None:
+            wait([self._writing])
