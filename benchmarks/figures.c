@@ -78,9 +78,10 @@ void print_totals(struct totals *t, const struct options *o, double seconds) {
     qsort(t->times, t->held, sizeof *t->times, compare);
     double per_second = seconds > 0 ? 1 / seconds : 0;
     printf("{\"mode\": \"%s\", \"connections\": %d, \"seconds\": %.4f, \"operations\": %lu, "
-           "\"ops_per_s\": %.1f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"bytes\": %lu, "
+           "\"uncounted\": %lu, \"ops_per_s\": %.1f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"bytes\": %lu, "
            "\"mb_per_s\": %.1f, \"client_cpu_s\": %.3f, \"errors\": %lu, \"first_error\": \"",
            o->mode, o->connections, seconds, (unsigned long)t->operations,
+           (unsigned long)t->uncounted,
            (double)t->operations * per_second, percentile(t, .5), percentile(t, .99),
            (unsigned long)t->bytes, (double)t->bytes * per_second / 1e6, own_cpu(),
            (unsigned long)t->errors);

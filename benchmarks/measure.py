@@ -51,7 +51,8 @@ class Figures:
     @property
     def cpu_per_operation(self) -> float | None:
         """Return microseconds of processor time per operation."""
-        count = self.told["operations"]
+        # Those that only warmed it up took their time too.
+        count = self.told["operations"] + self.told["uncounted"]
         return self.cpu / count * 1e6 if count and self.peaks else None
 
 
@@ -127,7 +128,16 @@ class Bench:
 
 def _nothing(row: Row, error: str) -> dict[str, Any]:
     """Return what would have been told of a measurement that did not come to an end."""
-    zeros = ("operations", "ops_per_s", "p50_ms", "p99_ms", "bytes", "mb_per_s", "client_cpu_s")
+    zeros = (
+        "operations",
+        "uncounted",
+        "ops_per_s",
+        "p50_ms",
+        "p99_ms",
+        "bytes",
+        "mb_per_s",
+        "client_cpu_s",
+    )
     return dict.fromkeys(zeros, 0) | {"mode": row.words[0], "errors": 1, "first_error": error}
 
 
