@@ -38,7 +38,7 @@ log = structlog.get_logger()
 _STEP = 5 * 2**20
 # Seconds that pass between two such looks at least: nobody sees more, and each costs a fast body.
 _GLANCE = 0.05
-_CHECKPOINT = 64 * 2**20
+_CHECKPOINT = 256 * 2**20
 # Seconds after which it is made durable however little it is.
 _LASTING = 0.5
 # Seconds between two interim responses.
@@ -193,7 +193,7 @@ class Intake:
             try:
                 if self._writer.held > _HELD:
                     await run_to_the_end(self._writer.write, ())
-                step = max(_STEP, min(_CHECKPOINT, int(self._speed(sink.offset) * _GLANCE)))
+                step = max(_STEP, min(_CHECKPOINT, self._glance(sink.offset)))
                 end = await exchange.move_body(sink, min(most - sink.offset, step), stop)
             except StorageError:
                 # What fitted is kept, if that much can still be remembered.
@@ -212,6 +212,10 @@ class Intake:
                 await self._tell(exchange)
             else:
                 self._show(sink.offset)
+
+    def _glance(self, offset: int) -> int:
+        """Return the bytes between two looks at a fast body, of which none divides a page."""
+        return int(self._speed(offset) * _GLANCE) // _STEP * _STEP
 
     def _is_due(self, offset: int) -> bool:
         """Tell whether it is time to commit: for much at once, for little when it is its turn."""

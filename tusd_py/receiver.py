@@ -37,8 +37,6 @@ _LOW_WATER = 512 * 1024
 _LOW_WATER_DIRECT = 2**20
 # What is not more than this is taken without a thread.
 _LITTLE = 64 * 1024
-# While no more bodies are served, each is read and written at the same time.
-_FEW = 2
 # Seconds after which bytes that trickle in are taken, so that progress shows.
 _PULSE = 1.0
 # Seconds for which a thread waits for a body that brings nothing, and serves one that goes on.
@@ -63,7 +61,7 @@ class Receiver:
         self._most = threads or max(4, 2 * (os.cpu_count() or 1))
         self._threads = ThreadPoolExecutor(self._most, "receiver")
         self._served = 0
-        self._writers = ThreadPoolExecutor(_FEW, "receiver-writer")
+        self._writers = ThreadPoolExecutor(self._most, "receiver-writer")
         self._pipes: list[Pipe] = []
         self._memories: list[Memory] = []
 
@@ -164,10 +162,12 @@ class Receiver:
         return end
 
     def _pour_blocks(self, peer: Peer, dry: float, turn: float) -> BodyEnd | None:
-        # Many bodies write while others are read; few would wait for the disk and the peer in turn.
-        few = self._served <= _FEW
-        memories = [_taken(self._memories, Memory) for _ in range(2 if few else 1)]
-        vessel = Pair(memories[0], memories[1], self._writers) if few else memories[0]
+        # Of many some write while others are read; one would wait for disk and peer in turn.
+        alone = self._served == 1
+        memories = [_taken(self._memories, Memory) for _ in range(2 if alone else 1)]
+        for memory in memories:
+            memory.use(whole=alone)
+        vessel = Pair(memories[0], memories[1], self._writers) if alone else memories[0]
         try:
             return peer.pour(vessel, dry, turn)
         finally:
@@ -304,8 +304,10 @@ class Peer:
             self.flows = bool(self._poll.poll(dry * 1000))
             end, count = self._fill(vessel, left)
             left -= count
-            more = self.flows and end is None and time.monotonic() < until
+            more = self.flows and end is None
             if vessel.full:
+                # Never else, so that the next piece begins with a page again.
+                more = more and time.monotonic() < until
                 vessel.empty(self.sink)
         vessel.finish(self.sink)
         return end

@@ -104,15 +104,20 @@ class Memory:
 
     def __init__(self) -> None:
         self._view = memoryview(mmap.mmap(-1, _MEMORY_SIZE))
+        self._size = _MEMORY_SIZE
         self._first = self._last = 0
+
+    def use(self, *, whole: bool) -> None:
+        """Take all of it, or half: what was never used takes no room."""
+        self._size = _MEMORY_SIZE if whole else _MEMORY_SIZE // 2
 
     @property
     def room(self) -> int:
-        return _MEMORY_SIZE - self._last
+        return self._size - self._last
 
     @property
     def full(self) -> bool:
-        return self._last == _MEMORY_SIZE
+        return self._last == self._size
 
     def begin(self, sink: FileSink) -> None:
         self._first = self._last = sink.skew
@@ -122,7 +127,7 @@ class Memory:
         self._first = self._last = 0
 
     def fill(self, peer: socket.socket, most: int) -> int:
-        count = peer.recv_into(self._view[self._last : self._last + most])
+        count = peer.recv_into(self._view[self._last : min(self._size, self._last + most)])
         self._last += count
         return count
 
