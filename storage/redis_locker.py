@@ -303,11 +303,9 @@ class RedisLocker:
             await asyncio.sleep(max(0.0, began + _RENEWAL - loop.time()))
 
     async def _renew_batch(self, held: Sequence[tuple[str, RedisLock]]) -> None:
-        keys = [
-            key
-            for upload_id, _ in held
-            for key in (schema.lock_key(upload_id), schema.waiting_key(upload_id))
-        ]
+        # One that was given back meanwhile would be taken again.
+        held = [(upload_id, lock) for upload_id, lock in held if self._held.get(upload_id) is lock]
+        keys = [key for upload_id, _ in held for key in _keys(upload_id)]
         args: list[str | float] = [schema.LEASE_MS, *(lock.value for _, lock in held)]
         ends = _now() + _LEASE
         answers = await call(self._commands, schema.RENEW, keys, args)
@@ -316,6 +314,11 @@ class RedisLocker:
                 lock.ends = ends
             elif self._held.get(upload_id) is lock:
                 _ask(lock)
+
+
+def _keys(upload_id: str) -> tuple[str, str, str]:
+    waiting = schema.waiting_key(upload_id)
+    return schema.lock_key(upload_id), waiting, schema.upload_key(upload_id)
 
 
 def _fields(pairs: Sequence[str]) -> dict[str, str]:

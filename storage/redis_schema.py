@@ -170,14 +170,21 @@ table.insert(answer, 1, 'free')
 return answer
 """)
 
-# KEYS lock waiting, again and again   ARGV ttl_ms, the value of each lock
+# One that ran out while Redis stood still is taken again, if nobody else had it meanwhile, as the
+# token tells. One of a complete upload was given back.
+# KEYS lock waiting upload, again and again   ARGV ttl_ms, the value of each lock
 # -> for each 1 | 0 (it shall be let go of: lost, or wanted, should the message have been lost)
 RENEW = Script("""
 local answers = {}
-for at = 1, #KEYS, 2 do
-  local kept = 0
-  if redis.call('GET', KEYS[at]) == ARGV[(at + 3) / 2] then
-    redis.call('PEXPIRE', KEYS[at], ARGV[1])
+for at = 1, #KEYS, 3 do
+  local kept, value = 0, ARGV[(at + 5) / 3]
+  local held = redis.call('GET', KEYS[at])
+  if not held then
+    local record = redis.call('HMGET', KEYS[at + 2], 'token', 'complete')
+    if record[1] == string.match(value, '%d+$') and record[2] ~= '1' then held = value end
+  end
+  if held == value then
+    redis.call('SET', KEYS[at], value, 'PX', ARGV[1])
     kept = 1 - redis.call('EXISTS', KEYS[at + 1])
   end
   answers[#answers + 1] = kept

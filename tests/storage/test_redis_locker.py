@@ -165,6 +165,37 @@ async def test_a_holder_whose_lease_was_lost_is_told_to_stop(
     assert await redis.get(schema.lock_key(upload_id)) == f"{ELSEWHERE}:9"
 
 
+async def test_a_lease_that_ran_out_unseen_is_taken_again(
+    locker: Lockers, redis: Redis, upload_id: str
+) -> None:
+    async with locker() as one, one.hold(upload_id) as lock:
+        # Redis stood still for longer than a lease lasts.
+        await redis.delete(schema.lock_key(upload_id))
+        await one._renew_batch([(upload_id, lock)])
+        assert await redis.get(schema.lock_key(upload_id)) == lock.value
+        assert await redis.pttl(schema.lock_key(upload_id)) > 0
+        assert not lock.stop.is_set()
+
+
+@pytest.mark.parametrize("what", ["another had it", "it is complete", "forgotten", "given back"])
+async def test_a_lease_that_ran_out_is_not_taken_again_where_it_is_over(
+    locker: Lockers, redis: Redis, upload_id: str, what: str
+) -> None:
+    async with locker() as one, one.hold(upload_id) as lock:
+        await redis.delete(schema.lock_key(upload_id))
+        if what == "another had it":
+            await redis.hincrby(schema.upload_key(upload_id), "token", 1)
+        elif what == "it is complete":
+            await redis.hset(schema.upload_key(upload_id), "complete", "1")
+        elif what == "forgotten":
+            await redis.delete(schema.upload_key(upload_id))
+        else:
+            await one.release(lock)
+        await one._renew_batch([(upload_id, lock)])
+        assert await redis.get(schema.lock_key(upload_id)) is None
+        assert lock.stop.is_set() == (what != "given back")
+
+
 async def test_a_holder_hears_of_a_contender_whose_message_was_lost(
     locker: Lockers, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
