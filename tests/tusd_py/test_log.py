@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from settings import Settings
-from tusd_py.log import configure
+from tusd_py.log import configure, settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,3 +69,28 @@ def test_a_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str], form
     err = capsys.readouterr().err
     assert "KeyError" in err
     assert plate not in err
+
+
+def test_lines_are_as_they_were_when_it_is_settled(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Settings(log_format="json"))
+    log = structlog.get_logger()
+    log.info("upload.complete", length=1)
+    settle()
+    for _ in range(2):
+        log.info("upload.complete", length=1)
+    told = [line | {"timestamp": ""} for line in lines(capsys)]
+    assert len(told) == 3
+    assert told[0] == told[1] == told[2]
+
+
+def test_a_plain_line_is_what_structlog_would_write(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(Settings(log_format="console"))
+    said = {"reason": "two words", "upload": "id", "length": None, "empty": ""}
+    structlog.get_logger().warning("upload.refused", **said)
+    structlog.get_logger().info("redis.back")
+    first, second = capsys.readouterr().err.splitlines()
+    usual = structlog.dev.ConsoleRenderer(colors=False)
+    event = {"timestamp": first.split()[0], "level": "warning", "event": "upload.refused"}
+    assert first == usual(None, "warning", event | said)
+    event = {"timestamp": second.split()[0], "level": "info", "event": "redis.back"}
+    assert second == usual(None, "info", event)

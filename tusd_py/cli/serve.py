@@ -72,7 +72,7 @@ def _serve(settings: Settings) -> None:
     from tusd_py.cli.limits import raise_open_files  # noqa: PLC0415  structlog takes a moment
     from tusd_py.log import configure  # noqa: PLC0415
 
-    configure(settings, for_good=True)
+    configure(settings)
     _need_directory(settings)
     raise_open_files()
     sockets = listen(settings.host, settings.port)

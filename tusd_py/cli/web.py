@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from tusd_py import log
 from tusd_py.app import create_app
 from tusd_py.cli.limits import Exhaustion, how_many_connections
 from tusd_py.crowd import Crowd
@@ -93,6 +94,7 @@ class Server(uvicorn.Server):
         gc.set_threshold(*_GC)
         # A thread that computes gives way to the event loop sooner than Python would have it.
         sys.setswitchinterval(_SWITCH_SECONDS)
+        log.settle()
         self._serving()
 
     async def on_tick(self, counter: int) -> bool:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     from storage.errors import StorageError  # noqa: PLC0415
     from tusd_py.log import configure  # noqa: PLC0415
 
-    configure(settings, for_good=True)
+    configure(settings)
     try:
         return worker.main(settings)
     except StorageError as error:
