@@ -82,7 +82,8 @@ class Fuse:
 
     def mount(self) -> None:
         """Mount the disk; raise OSError where that is not allowed."""
-        self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        # A request may be taken back after it was announced, when whoever asked is killed.
+        self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         options = f"fd={self._fd},rootmode=40000,user_id=0,group_id=0,allow_other"
         kind = b"fuse"
         if self._libc.mount(b"forgetful", self._place, kind, 0, options.encode()):
