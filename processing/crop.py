@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from processing.video import Image
 
 
+# What a picture shows around a plate, as a share of its width and of its height.
+SURROUNDINGS = (0.12, 0.3)
+PICTURE_WIDTH = 480
+
+
 def cut(image: Image, quad: Quad, margin: tuple[float, float] = (0.0, 0.0)) -> Image:
     """Return what lies inside four corners as an upright BGR uint8 image, one pixel per pixel.
 
@@ -38,6 +43,17 @@ def cut(image: Image, quad: Quad, margin: tuple[float, float] = (0.0, 0.0)) -> I
         borderMode=cv2.BORDER_REPLICATE,
     )
     return np.asarray(plate, np.uint8)
+
+
+def picture(image: Image, quad: Quad) -> bytes:
+    """Return a JPEG of a plate with some of its surroundings, at most 480 pixels wide."""
+    plate = cut(image, quad, SURROUNDINGS)
+    scale = min(1.0, PICTURE_WIDTH / plate.shape[1])
+    if scale < 1.0:
+        size = (PICTURE_WIDTH, max(1, round(plate.shape[0] * scale)))
+        plate = np.asarray(cv2.resize(plate, size, interpolation=cv2.INTER_AREA), np.uint8)
+    encoded, data = cv2.imencode(".jpg", plate, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return bytes(data) if encoded else b""
 
 
 def _is_upright(corners: NDArray[np.float32]) -> bool:

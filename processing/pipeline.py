@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from processing.crop import cut
+from processing.crop import cut, picture
 from processing.result import Analysis, Reading
 from processing.text import is_plate, normalise, plausibility
 from processing.track import Tracker, plates, without_overlays
@@ -168,16 +168,16 @@ def best_readings(
     """Return the plates read in a frame, one for each place."""
     likely = sorted(
         (
-            (_worth(candidate, text), _reading(frame, candidate, text))
+            (_worth(candidate, text), candidate, _reading(frame, candidate, text))
             for candidate, text in zip(candidates, texts, strict=True)
             if is_plate(text.raw)
         ),
-        key=lambda pair: -pair[0],
+        key=lambda one: -one[0],
     )
     kept: list[Reading] = []
-    for _, reading in likely:
+    for _, candidate, reading in likely:
         if not any(_overlap(reading, other) for other in kept):
-            kept.append(reading)
+            kept.append(replace(reading, crop=picture(frame.image, candidate.quad)))
     return kept
 
 

@@ -80,6 +80,7 @@ class Reading:
         text: A to Z and 0 to 9 only.
         confidence: the reader's own, 0 to 1.
         characters: the reader's confidence of each character of `text`, 0 to 1.
+        crop: JPEG of the plate with its surroundings, empty where none was kept; not in the JSON.
     """
 
     frame: int
@@ -88,6 +89,7 @@ class Reading:
     text: str
     confidence: float
     characters: tuple[float, ...] = ()
+    crop: bytes = field(default=b"", repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the reading as a JSON object."""
@@ -124,6 +126,7 @@ class Plate:
         last_seen: seconds from the start of the stream.
         detections: how many frames it was read in.
         box: where it stands in its best shot, or None where that is unknown.
+        crop: JPEG of its best shot, empty where there is none; not in the JSON.
     """
 
     text: str
@@ -132,6 +135,7 @@ class Plate:
     last_seen: float
     detections: int
     box: Box | None = None
+    crop: bytes = field(default=b"", repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plate as a JSON object."""
@@ -191,6 +195,11 @@ class Analysis:
     timings: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     version: int = SCHEMA_VERSION
+
+    @property
+    def crops(self) -> tuple[bytes, ...]:
+        """Return the JPEG of each plate's best shot, in the order of `plates`; empty for none."""
+        return tuple(plate.crop for plate in self.plates)
 
     def to_json(self) -> dict[str, Any]:
         """Return the analysis as a JSON object."""

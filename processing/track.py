@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot
 from typing import TYPE_CHECKING
 
@@ -21,15 +21,40 @@ if TYPE_CHECKING:
 CONFUSABLE = str.maketrans("OQDIBSZG", "00018526")
 # How much of a confidence stands when a plate was read in so few frames of a video.
 SUPPORT = {1: 0.45, 2: 0.75, 3: 0.95}
+# Texts of one track whose best picture is kept.
+MOST_SHOTS = 8
 SOLID_READINGS = 3
 SOLID_CONFIDENCE = 0.8
 
 
 class Track:
-    """Collect the readings of one plate while it stays in view."""
+    """Collect the readings of one plate while it stays in view.
+
+    Only the best shot of each text keeps its picture: memory must not grow with the video.
+    """
 
     def __init__(self, first: Reading) -> None:
-        self.readings = [first]
+        self.readings: list[Reading] = []
+        self._shots: dict[str, int] = {}
+        self.add(first)
+
+    def add(self, reading: Reading) -> None:
+        """Continue the track."""
+        rival = self._rival(reading.text)
+        if rival is None or _quality(reading) > _quality(self.readings[self._shots[rival]]):
+            if rival is not None:
+                place = self._shots.pop(rival)
+                self.readings[place] = replace(self.readings[place], crop=b"")
+            self._shots[reading.text] = len(self.readings)
+        else:
+            reading = replace(reading, crop=b"")
+        self.readings.append(reading)
+
+    def _rival(self, text: str) -> str | None:
+        """Return the text whose picture a picture of `text` would replace."""
+        if text in self._shots or len(self._shots) < MOST_SHOTS:
+            return text if text in self._shots else None
+        return min(self._shots, key=lambda one: _quality(self.readings[self._shots[one]]))
 
     @property
     def last(self) -> Reading:
@@ -96,7 +121,7 @@ class Tracker:
             if number not in taken and place not in joined:
                 taken.add(number)
                 joined.add(place)
-                self._open[number].readings.append(readings[place])
+                self._open[number].add(readings[place])
         for place, reading in enumerate(readings):
             if place not in joined:
                 track = Track(reading)
@@ -203,19 +228,29 @@ def _plate(sighting: _Sighting, *, single_frame: bool) -> Plate:
     text = sighting.text
     frames = {reading.frame for reading in sighting.readings}
     support = 1.0 if single_frame else SUPPORT.get(len(frames), 1.0)
+    shot = max(_agreeing(sighting), key=_quality)
     return Plate(
         text=text,
         confidence=sighting.verdict.confidence * support * plausibility(text),
         first_seen=sighting.readings[0].time,
         last_seen=sighting.readings[-1].time,
         detections=len(frames),
-        box=max(_agreeing(sighting), key=lambda one: one.confidence * one.box.area).box,
+        box=shot.box,
+        crop=shot.crop or max(sighting.readings, key=_pictured).crop,
     )
 
 
 def _agreeing(sighting: _Sighting) -> Iterator[Reading]:
     exact = [reading for reading in sighting.readings if reading.text == sighting.text]
     yield from exact or sighting.readings
+
+
+def _quality(reading: Reading) -> float:
+    return reading.confidence * reading.box.area
+
+
+def _pictured(reading: Reading) -> tuple[bool, float]:
+    return bool(reading.crop), _quality(reading)
 
 
 def _alike(one: str, other: str) -> float:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from processing.crop import cut
+from processing.crop import cut, picture
 from tests.processing.doubles import quad
 
 
@@ -33,3 +33,17 @@ def test_a_slanted_plate_at_the_border_is_cut_all_the_same() -> None:
     plate = cut(image, ((-10, -5), (30, -4), (30, 16), (-10, 15)), (0.1, 0.1))
     assert plate.shape[1] > plate.shape[0]
     assert set(plate.ravel().tolist()) == {7}
+
+
+def test_a_picture_shows_the_plate_with_some_of_its_surroundings() -> None:
+    image = np.full((400, 2000, 3), 90, np.uint8)
+    shown = cv2.imdecode(np.frombuffer(picture(image, quad(200, 100, 100, 50)), np.uint8), 1)
+    assert shown is not None
+    assert shown.shape == (80, 124, 3)
+
+
+def test_a_picture_of_a_large_plate_is_made_smaller() -> None:
+    image = np.full((400, 2000, 3), 90, np.uint8)
+    shown = cv2.imdecode(np.frombuffer(picture(image, quad(200, 100, 1600, 200)), np.uint8), 1)
+    assert shown is not None
+    assert shown.shape[1] == 480

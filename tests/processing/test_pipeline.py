@@ -130,6 +130,13 @@ def test_progress_rises_to_the_true_end(tiny_clip: Path) -> None:
     assert told[-1].fraction == 1
 
 
+def test_each_plate_has_a_picture_that_is_not_in_the_document(tiny_clip: Path) -> None:
+    analysis = analyse(tiny_clip, FixedDetector(), FixedReader(), ignore)
+    (shot,) = analysis.crops
+    assert shot.startswith(b"\xff\xd8\xff")
+    assert "crop" not in json.dumps(analysis.to_json())
+
+
 def test_progress_of_an_unknown_total_is_nothing_rather_than_wrong() -> None:
     assert Progress(7, 0, 0, 0).fraction == 0
 

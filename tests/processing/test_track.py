@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from processing.track import Tracker, plates, without_overlays
@@ -87,6 +88,29 @@ def test_plates_come_by_first_appearance_and_then_the_surest_first() -> None:
     ]
     texts = [plate.text for plate in found([*together, *passing("CC33CCC", start=50)])]
     assert texts == ["BB22BBB", "AA11AAA", "CC33CCC"]
+
+
+def test_a_plate_has_the_picture_of_its_best_shot() -> None:
+    shots = [(b"far", 0.5, 0), (b"near", 0.9, 1), (b"blurred", 0.6, 2)]
+    frames = [
+        [replace(reading("AB12CDE", frame, confidence), crop=crop)]
+        for crop, confidence, frame in shots
+    ]
+    tracker = tracked(frames)
+    assert [plate.crop for plate in plates(tracker.tracks)] == [b"near"]
+    # The other pictures are not kept, however long the video is.
+    assert [one.crop for one in tracker.tracks[0].readings] == [b"", b"near", b""]
+
+
+def test_the_pictures_of_a_track_are_few_whatever_is_read() -> None:
+    frames = [
+        [replace(reading(f"AB{number:03}CD", number, 0.5 + number / 1000), crop=b"picture")]
+        for number in range(100)
+    ]
+    tracker = tracked(frames)
+    pictures = [one.crop for track in tracker.tracks for one in track.readings if one.crop]
+    assert len(pictures) <= 8 * len(tracker.tracks)
+    assert all(plate.crop for plate in plates(tracker.tracks))
 
 
 def test_no_readings_give_no_plates() -> None:
