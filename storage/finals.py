@@ -55,15 +55,20 @@ class Finals:
     def _waiting(self, ids: Sequence[str]) -> list[Upload]:
         with self._redis.pipeline(transaction=False) as pipeline:
             for upload_id in ids:
-                pipeline.hgetall(schema.upload_key(upload_id))
+                pipeline.hget(schema.upload_key(upload_id), "complete")
             answers = pipeline.execute()
-        found = []
-        for upload_id, fields in zip(ids, answers, strict=True):
-            with one_by_one(upload_id):
-                record = Upload.from_hash(fields) if fields else None
-                if record and record.waiting:
-                    found.append(record)
-        return found
+        # Nearly all are complete: one field tells.
+        return [
+            record
+            for upload_id, complete in zip(ids, answers, strict=True)
+            if complete == "0" and (record := self._record(upload_id)) and record.waiting
+        ]
+
+    def _record(self, upload_id: str) -> Upload | None:
+        with one_by_one(upload_id):
+            fields = self._redis.hgetall(schema.upload_key(upload_id))
+            return Upload.from_hash(fields) if fields else None
+        return None
 
     def _assemble(self, final: Upload) -> None:
         try:

@@ -164,7 +164,7 @@ class RedisJobs:
         # One that is complete with this enters the outbox anew.
         self._finals.assemble(ids)
         active = self.active(ids)
-        count = sum(self._rq.enqueue(upload_id) for upload_id in ids if upload_id in active)
+        count = self._rq.enqueue([upload_id for upload_id in ids if upload_id in active])
         # Dying before this, it is enqueued again: RQ knows it by its id.
         entries = [value for pair in found for value in pair]
         call(self._redis, schema.DRAINED, (schema.OUTBOX,), entries)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from redis.exceptions import ResponseError
 from rq import Queue, Retry, Worker
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
+from rq.scripts import UNIQUE_ENQUEUE_SCRIPT
 from rq.serializers import JSONSerializer
 from rq.worker_registration import get_keys
 
 from storage.redis_sync import surely_dead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from redis import Redis
 
@@ -47,31 +50,50 @@ class RqQueue:
     def _queue(self) -> Queue:
         return Queue(self.name, connection=self.redis, serializer=JSONSerializer)
 
-    def enqueue(self, job_id: str) -> bool:
-        """Enqueue the job unless RQ has it; one that RQ holds for ended makes way."""
-        if self._enqueue(job_id):
-            return True
-        job = self._fetch(job_id)
-        if job is not None and job.get_status(refresh=False) not in _OVER:
-            return False
-        self.delete(job_id)
-        return self._enqueue(job_id)
+    def enqueue(self, ids: Sequence[str]) -> int:
+        """Enqueue those jobs that RQ has not, in one exchange; return how many.
 
-    def _enqueue(self, job_id: str) -> bool:
-        try:
-            self._queue().enqueue(
-                self._function,
-                job_id,
-                job_id=job_id,
-                unique=True,
-                job_timeout=self._job_timeout,
-                result_ttl=_REMEMBERED,
-                failure_ttl=_REMEMBERED,
-                retry=Retry(max=_RETRIES),
-            )
-        except DuplicateJobError:
-            return False
-        return True
+        One that RQ holds for ended makes way.
+        """
+        enqueued = self._enqueue(ids)
+        ended = [one for one in ids if one not in enqueued and self._is_over(one)]
+        for job_id in ended:
+            self.delete(job_id)
+        return len(enqueued) + (len(self._enqueue(ended)) if ended else 0)
+
+    def _enqueue(self, ids: Sequence[str]) -> set[str]:
+        """Return those that were not known by their id.
+
+        It is what `Queue.enqueue(unique=True)` does, which takes a round trip for each.
+        """
+        queue = self._queue()
+        script = self.redis.register_script(UNIQUE_ENQUEUE_SCRIPT)
+        with self.redis.pipeline(transaction=False) as pipeline:
+            pipeline.sadd(Queue.redis_queues_keys, queue.key)
+            for job_id in ids:
+                keys = [Job.key_for(job_id), queue.key]
+                script(keys, [job_id, "R", -1, *self._fields(queue, job_id)], pipeline)
+            answers = pipeline.execute()[1:]
+        return {job_id for job_id, new in zip(ids, answers, strict=True) if new}
+
+    def _fields(self, queue: Queue, job_id: str) -> Iterator[str]:
+        job = queue.create_job(
+            self._function,
+            args=[job_id],
+            job_id=job_id,
+            description=self._function,
+            timeout=self._job_timeout,
+            result_ttl=_REMEMBERED,
+            failure_ttl=_REMEMBERED,
+            retry=Retry(max=_RETRIES),
+        )
+        job.enqueued_at = datetime.now(UTC)
+        fields: dict[str, str] = job.to_dict()
+        return chain.from_iterable(fields.items())
+
+    def _is_over(self, job_id: str) -> bool:
+        job = self._fetch(job_id)
+        return job is None or job.get_status(refresh=False) in _OVER
 
     def is_lost(self, job_id: str) -> bool:
         """Tell whether RQ will not run a job that has not ended, and nobody runs it."""

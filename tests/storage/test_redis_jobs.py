@@ -43,6 +43,14 @@ def test_a_drain_killed_before_it_cleared_the_outbox_enqueues_nothing_twice(plac
     assert place.queue.job_ids == [upload_id]
 
 
+def test_a_drain_killed_in_the_midst_of_a_batch_goes_on_with_the_rest(place: Place) -> None:
+    ids = [place.upload(complete=True) for _ in range(4)]
+    place.jobs().queue.enqueue(ids[1:3])
+    assert place.jobs().drain() == 2
+    assert place.outbox() == []
+    assert place.queue.job_ids == [ids[1], ids[2], ids[0], ids[3]]
+
+
 def test_many_drains_at_once_enqueue_each_upload_once(place: Place) -> None:
     ids = {place.upload(complete=True) for _ in range(12)}
     with ThreadPoolExecutor(6) as threads:
