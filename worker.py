@@ -24,6 +24,7 @@ from rq.worker_registration import get_keys
 
 from processing import engines, pipeline
 from processing.errors import ProcessingError
+from processing.options import InvalidOption, Options
 from processing.read import EasyOcrOptions
 from settings import Settings
 from storage.embedded import Embedded, EmbeddedUnavailable
@@ -70,6 +71,8 @@ _AWAY = 1.0
 _LEASE = 30
 # A result waits so long for a Redis that is away or a disk that is full; then the run is put off.
 _PATIENCE = 60.0
+# What another attempt would meet again.
+_HOPELESS = (ProcessingError, InvalidOption, UploadGone, UploadNotFound, JobTimeoutException)
 # What passes, and is nobody's crash.
 _TROUBLES = (StoreUnavailable, StorageFull, DiskFailed)
 
@@ -127,7 +130,7 @@ def _attempt(
     log.info("job.started", attempt=attempt)
     try:
         analysis = _analysis(upload_id, data, engine(), _Reporter(jobs, upload_id, attempt))
-    except (ProcessingError, UploadGone, UploadNotFound, JobTimeoutException) as error:
+    except _HOPELESS as error:
         # Another attempt would end alike.
         sentence = _sentence(error)
         _patiently(lambda: jobs.fail(upload_id, attempt, sentence))
@@ -156,8 +159,18 @@ def _analysis(
     upload_id: str, data: DataStore, engine: Engine, report: Callable[[Progress], None]
 ) -> Analysis:
     log.info("job.reader", reader=engine.name, reason=engine.reason)
+    upload, _ = data.recover(upload_id)
+    options = Options.parse(upload.described)
     with data.read(upload_id) as video:
-        return pipeline.analyse(video, engine.detector, engine.reader, report, reason=engine.reason)
+        return pipeline.analyse(
+            video,
+            engine.detector,
+            engine.reader,
+            report,
+            every=options.frame_skip,
+            min_confidence=options.min_confidence,
+            reason=engine.reason,
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: The names by which they are given.
+OPTIONS = ("frame_skip", "min_confidence")
 MOST_SKIPPED = 1000
 
 _INTEGER = re.compile(r"\d{1,9}", re.ASCII)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import binascii
+from base64 import b64decode
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -77,6 +79,13 @@ class Upload:
         """Return the ids of what a final one is made of, in their order."""
         urls = (self.concat or "").partition(";")[2].split()
         return tuple(id_of(url) for url in urls)
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Return what the metadata says, by its keys; what it is not sound in is left out."""
+        elements = (element.strip(" \t") for element in (self.metadata or "").split(","))
+        pairs = (element.partition(" ") for element in elements if element)
+        return {key: text for key, _, value in pairs if (text := _decoded(value)) is not None}
 
     def joined(self, parts: Mapping[str, Part]) -> Upload:
         """Return the final upload as it stands with all of its parts.
@@ -168,6 +177,13 @@ class Upload:
 def id_of(url: str) -> str:
     """Return the id of an upload: the last part of its URL."""
     return urlsplit(url).path.rstrip("/").rpartition("/")[2]
+
+
+def _decoded(value: str) -> str | None:
+    try:
+        return b64decode(value).decode(errors="replace")
+    except (binascii.Error, ValueError):
+        return None
 
 
 def _segments(text: str | None) -> tuple[tuple[int, int], ...]:

@@ -79,10 +79,10 @@ class Place:
     def jobs(self) -> RedisJobs:
         return RedisJobs.connect(self.url, self.data, self.settings)
 
-    def upload(self, content: bytes) -> str:
+    def upload(self, content: bytes, metadata: str | None = None) -> str:
         """Leave a finished upload as the web side does; its job waits in the outbox."""
         now = time.time()
-        upload = Upload(str(uuid4()), len(content), None, now, now + 3600)
+        upload = Upload(str(uuid4()), len(content), metadata, now, now + 3600)
         self.data.create(upload)
         writer = self.data.open(upload)
         writer.write([content])
@@ -178,6 +178,24 @@ def test_a_video_ends_completed_with_its_result_and_its_bytes_removed(
     assert result["version"] == 1
     assert [plate["text"] for plate in result["plates"]] == [TEXT]
     assert not (place.directory / upload_id).exists()
+
+
+def test_the_options_of_the_client_reach_the_analysis(place: Place, video: bytes) -> None:
+    # 10 and 0.99: what is found in two frames is not that sure.
+    upload_id = place.upload(video, "frame_skip MTA=,min_confidence MC45OQ==")
+    worker.run(upload_id, place.data, place.jobs, fast)
+    result = place.result(upload_id)
+    assert (result["frames"], result["frames_analysed"], result["plates"]) == (FRAMES, 2, [])
+
+
+def test_an_option_that_nobody_checked_fails_the_job_with_its_sentence(
+    place: Place, video: bytes
+) -> None:
+    upload_id = place.upload(video, "frame_skip MA==")
+    worker.run(upload_id, place.data, place.jobs, fast)
+    job = place.job(upload_id)
+    expected = "frame_skip: expected an integer from 1 to 1000, got '0'"
+    assert (job.state, job.message) == (JobState.FAILED, expected)
 
 
 @pytest.mark.parametrize(

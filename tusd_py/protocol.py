@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from processing.options import OPTIONS, InvalidOption, Options
 from storage import errors as storage_errors
 from storage.upload import PARTIAL, Upload
 from tusd_py.headers import parse_metadata
@@ -262,7 +263,7 @@ def admit_create(
 ) -> Upload:
     """Check a creation and make its record; raise ProtocolError."""
     _check_size(action.length, action.content_length if action.body else 0, 0, limits)
-    _check_type(action.metadata, limits)
+    _check_metadata(action.metadata, limits)
     return Upload(
         id=upload_id,
         length=action.length,
@@ -277,9 +278,17 @@ def admit_create(
     )
 
 
-def _check_type(metadata: str | None, limits: Limits) -> None:
-    if limits.video and not may_be_video(parse_metadata(metadata or "")):
+def _check_metadata(metadata: str | None, limits: Limits) -> None:
+    """Check what it says of the video, and of its analysis; nearly always that is nothing."""
+    text = metadata or ""
+    if limits.video and not may_be_video(parse_metadata(text)):
         raise ProtocolError(Code.NOT_A_VIDEO)
+    if any(name in text for name in OPTIONS):
+        said = {key: value.decode(errors="replace") for key, value in parse_metadata(text).items()}
+        try:
+            Options.parse(said)
+        except InvalidOption as error:
+            raise ProtocolError(Code.INVALID_HEADER, f"upload-metadata: {error}") from None
 
 
 def admit_final(
@@ -291,7 +300,7 @@ def admit_final(
         if not part.partial:
             expected = "upload-concat: expected partial uploads, got one that is not partial"
             raise ProtocolError(Code.INVALID_HEADER, expected)
-    _check_type(action.metadata, limits)
+    _check_metadata(action.metadata, limits)
     _check_size(sum(part.length or part.offset for part in parts), 0, 0, limits)
     known = [part.length for part in parts if part.length is not None]
     return Upload(

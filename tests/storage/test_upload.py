@@ -37,6 +37,18 @@ def test_the_json_gives_back_the_record(upload: Upload) -> None:
     assert Upload.from_json(json.loads(json.dumps(upload.to_json()))) == upload
 
 
+def test_metadata_is_told_as_text_and_what_cannot_be_read_is_left_out() -> None:
+    said = Upload("x", 1, "name w6Q=, frame_skip Mg==,flag,bad !,raw /w==", 1.0, 2.0).described
+    assert said == {
+        "name": "ä",
+        "frame_skip": "2",
+        "flag": "",
+        "bad": "",
+        "raw": "\N{REPLACEMENT CHARACTER}",
+    }
+    assert Upload("x", 1, None, 1.0, 2.0).described == {}
+
+
 def test_a_hash_from_the_future_is_refused_in_a_sentence() -> None:
     fields = Upload("x", 1, None, 1.0, 2.0).to_hash() | {"version": "2"}
     with pytest.raises(RecordTooNew, match="version 2, this program knows up to 1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -222,6 +223,48 @@ def test_a_creation_above_the_limit_is_413_and_names_the_limit(length: int) -> N
         protocol.admit_create(action, ID, 0.0, LIMITS)
     response = Tus().refused(caught.value, LIMITS, head=False)
     assert (response.status, response.headers["Tus-Max-Size"]) == (413, "1000")
+
+
+def base64(text: str) -> str:
+    return b64encode(text.encode("latin-1")).decode()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        f"frame_skip {base64('2')},min_confidence {base64('0.5')}",
+        # An empty value is as good as none, and other keys are the client's own.
+        f"frame_skip,other_frame_skip {base64('0')}",
+        f"{base64('frame_skip')} {base64('0')}",
+    ],
+)
+def test_options_in_range_are_kept_as_they_came(metadata: str) -> None:
+    create = Create(5, metadata, body=False, content_length=None)
+    assert protocol.admit_create(create, ID, 1.0, LIMITS).metadata == metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("frame_skip", "0", "an integer from 1 to 1000"),
+        ("frame_skip", "1001", "an integer from 1 to 1000"),
+        ("frame_skip", "2.5", "an integer from 1 to 1000"),
+        ("frame_skip", "\xff", "an integer from 1 to 1000"),
+        ("min_confidence", "1.01", "a number from 0 to 1"),
+        ("min_confidence", "-0.1", "a number from 0 to 1"),
+        ("min_confidence", "nan", "a number from 0 to 1"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_at_creation_with_what_was_expected(
+    name: str, value: str, expected: str
+) -> None:
+    metadata = f"filename YQ==,{name} {base64(value)}"
+    with pytest.raises(ProtocolError, match=f"{name}: expected {expected}") as caught:
+        protocol.admit_create(Create(5, metadata, body=False, content_length=None), ID, 1.0, LIMITS)
+    assert caught.value.code is Code.INVALID_HEADER
+    final = Concatenate((ID,), "final;/files/x", metadata)
+    with pytest.raises(ProtocolError, match=f"{name}: expected {expected}"):
+        protocol.admit_final(final, [PART], ID, 150.0, LIMITS)
 
 
 def test_a_creation_with_more_body_than_length_is_413() -> None:
