@@ -29,6 +29,7 @@ from storage.redis_jobs import RedisJobs
 from storage.redis_locker import RedisLocker, end
 from storage.redis_wire import RedisWire
 from storage.syncs import Syncs
+from storage.watch import Watches
 from tusd_py import protocol, resumable
 from tusd_py.cors import Cors
 from tusd_py.dispatch import Dispatcher
@@ -218,6 +219,7 @@ def create_app(settings: Settings) -> Starlette:
     )
     wire = RedisWire(url)
     info = RedisInfoStore(wire)
+    watches = Watches(redis)
     locker = RedisLocker(redis, wire)
     leases = Leases(locker, data, syncs=_syncs(settings))
     # Each holds some memory; a disk is busy with fewer.
@@ -247,7 +249,8 @@ def create_app(settings: Settings) -> Starlette:
         await to_thread.run_sync(data.prepare)
         threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
         asyncio.get_running_loop().set_default_executor(threads)
-        tasks = [asyncio.create_task(locker.run()), asyncio.create_task(dispatcher.run())]
+        steps = (locker.run(), dispatcher.run(), watches.run())
+        tasks = [asyncio.create_task(step) for step in steps]
         try:
             yield
         finally:
