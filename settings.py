@@ -17,10 +17,11 @@ Seconds = Annotated[float, Field(gt=0, le=_CENTURY, allow_inf_nan=False)]
 # -1 stands for "for ever".
 SecondsOrForever = Annotated[int, Field(ge=-1, le=_CENTURY)]
 
+_TOKEN = re.compile(r"[!-~]{32,}", re.ASCII)
 _PUBLIC_URL = re.compile(r"https?://[^/?#@\s\\]+(/[^?#\s\\]*)?")
 _UPLOAD_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
 # What the first part of UPLOAD_PATH may not be: these are the server's own.
-_TAKEN = ("health", "jobs", "process", "ready")
+_TAKEN = ("docs", "events", "health", "jobs", "openapi.json", "process", "ready")
 
 
 class Settings(BaseSettings):
@@ -98,10 +99,21 @@ class Settings(BaseSettings):
     """Name of the RQ queue that carries the analyses."""
     job_timeout_seconds: Annotated[int, Field(gt=0)] = 3600
     """Longest time one analysis may take."""
+    admin_token: Annotated[str | None, Field(repr=False)] = None
+    """Bearer token, of 32 characters or more, of who may list all jobs; unset: nobody may."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
     log_format: Literal["console", "json"] = "console"
     """Log lines for people or for machines."""
+
+    @field_validator("admin_token")
+    @classmethod
+    def _check_admin_token(cls, value: str | None) -> str | None:
+        if value is not None and not _TOKEN.fullmatch(value):
+            # Not what came: it is a secret.
+            expected = "32 characters or more, printable ASCII without spaces"
+            raise ValueError(f"expected {expected}, got {len(value)} characters")
+        return value
 
     @field_validator("public_url")
     @classmethod

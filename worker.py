@@ -113,7 +113,7 @@ def run(upload_id: str, data: DataStore, jobs: RedisJobs, engine: Callable[[], E
     Raises:
         Exception: whatever was not foreseen, as long as another run may follow.
     """
-    with structlog.contextvars.bound_contextvars(job=upload_id):
+    with structlog.contextvars.bound_contextvars(job=upload_id, **_request(upload_id, data)):
         try:
             if jobs.finish(upload_id):
                 log.info("job.was_finished")
@@ -121,6 +121,14 @@ def run(upload_id: str, data: DataStore, jobs: RedisJobs, engine: Callable[[], E
             _attempt(upload_id, data, jobs, engine)
         except (Cancelled, Superseded) as error:
             log.info("job.dropped", reason=str(error))
+
+
+def _request(upload_id: str, data: DataStore) -> dict[str, str]:
+    """Return what the log shall say of the request that created the upload."""
+    with suppress(StorageError):
+        if request_id := data.look(upload_id).request_id:
+            return {"request": request_id}
+    return {}
 
 
 def _attempt(

@@ -81,6 +81,10 @@ class RecordTooNew(StorageError):
     """A newer version of this program wrote the record."""
 
 
+class JobNotRetried(StorageError):
+    """This job cannot be run again; the sentence says why."""
+
+
 class AnotherDirectory(StorageError):
     """This Redis belongs to another UPLOAD_DIR."""
 

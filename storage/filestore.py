@@ -320,12 +320,12 @@ class FileStore:
         length = None if None in known else sum(one for one in known if one is not None)
         return replace(final.upload, length=length)
 
-    def end_job(self, upload_id: str, ended: Ended) -> None:
+    def end_job(self, upload_id: str, ended: Ended | None) -> None:
         with DiskErrors():
             # A removed upload gets no more lines.
             self._read_journal(upload_id)
             with closing(Log(str(self._journal(upload_id)), self._always)) as log:
-                log.append(journal.encode("ended", ended.to_json()))
+                log.append(journal.encode("ended", ended and ended.to_json()))
 
     def remove_bytes(self, upload_id: str) -> None:
         with DiskErrors():
@@ -373,6 +373,10 @@ class FileStore:
     def result(self, upload_id: str) -> bytes | None:
         with DiskErrors():
             return self._results.get(upload_id)
+
+    def crop(self, upload_id: str, number: int) -> bytes | None:
+        with DiskErrors():
+            return self._results.crop(upload_id, number)
 
     def free_bytes(self) -> int:
         with DiskErrors():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from storage.durability import Steps
-    from storage.job import Ended, Job
+    from storage.job import Ended, Job, Listed, Place
     from storage.upload import Upload
 
 Buffer = bytes | bytearray | memoryview
@@ -182,8 +182,8 @@ class DataStore(Protocol):
         A final upload that waits for parts is gone with them, and has a length when all of them do.
         """
 
-    def end_job(self, upload_id: str, ended: Ended) -> None:
-        """Remember durably how the job ended."""
+    def end_job(self, upload_id: str, ended: Ended | None) -> None:
+        """Remember durably how the job ended; None: it is to run again."""
 
     def remove_bytes(self, upload_id: str) -> None:
         """Remove the video and keep the record; idempotent."""
@@ -211,6 +211,9 @@ class DataStore(Protocol):
 
     def result(self, upload_id: str) -> bytes | None:
         """Return the published result, or None."""
+
+    def crop(self, upload_id: str, number: int) -> bytes | None:
+        """Return the best shot of a plate of the result, counted from 0, as JPEG, or None."""
 
     def free_bytes(self) -> int:
         """Tell how many bytes can still be written; raise DiskFailed."""
@@ -256,6 +259,16 @@ class InfoStore(Protocol):
 
     async def job(self, job_id: str) -> Job | None:
         """Return the job, or None."""
+
+
+class Listing(Protocol):
+    """List jobs, the newest first. Raises StoreUnavailable."""
+
+    async def after(self, start: Place, until: float, most: int) -> Sequence[Listed]:
+        """Return at most so many jobs behind a place, created at `until` or later.
+
+        Only at the end there are none: those that went away meanwhile are left out.
+        """
 
 
 class Lock(Protocol):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from storage.upload import Upload
 
 MB = 2**20
 
@@ -38,8 +40,8 @@ class JobState(StrEnum):
 class Ended:
     """Describe how a job ended, as the journal remembers it.
 
-    `due` is when the sweeper takes the video, `until` how long record and result stay; both are
-    seconds since the epoch.
+    `due` is when the sweeper takes the video, `until` how long record and result stay, `at` when it
+    ended, 0 where that is not known; all are seconds since the epoch.
     """
 
     state: JobState
@@ -49,6 +51,7 @@ class Ended:
     frames: int = 0
     plates: int = 0
     detections: int = 0
+    at: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Build the journal's line."""
@@ -56,8 +59,9 @@ class Ended:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Ended:
-        """Parse the journal's line."""
-        return cls(**{**value, "state": JobState(value["state"])})
+        """Parse the journal's line; what a newer version adds to it is left alone."""
+        known = {name: value[name] for name in cls.__slots__ if name in value}
+        return cls(**{**known, "state": JobState(value["state"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,9 @@ class Job:
     """Describe the job of one upload; its id is the upload's.
 
     `done` and `total` count bytes while uploading and frames afterwards, a total of 0 is not known
-    yet; `size` is the length of the upload in bytes; `speed` is in bytes per second.
+    yet; `size` is the length of the upload in bytes; `speed` is in bytes per second. Times are
+    seconds since the epoch, 0 where they are not known: when the last byte was stored, when the
+    analysis began first, when the job ended.
     """
 
     id: str
@@ -81,6 +87,9 @@ class Job:
     #: Why a run was put off.
     obstacle: str | None = None
     updated_at: float = 0.0
+    uploaded_at: float = 0.0
+    started_at: float = 0.0
+    finished_at: float = 0.0
 
     @classmethod
     def from_hash(cls, job_id: str, fields: Mapping[str, str]) -> Job:
@@ -98,7 +107,33 @@ class Job:
             error=fields.get("error"),
             obstacle=fields.get("obstacle"),
             updated_at=float(fields.get("updated_at", 0)),
+            uploaded_at=float(fields.get("uploaded_at", 0)),
+            started_at=float(fields.get("started_at", 0)),
+            finished_at=float(fields.get("finished_at", 0)),
         )
+
+    @property
+    def received(self) -> int:
+        """Count the bytes of the upload that are here."""
+        return self.done if self.state is JobState.UPLOADING else self.size
+
+    @property
+    def length(self) -> int | None:
+        """Count the bytes there will be; None where that is not known."""
+        return (self.total if self.state is JobState.UPLOADING else self.size) or None
+
+    @property
+    def eta(self) -> float | None:
+        """Estimate the seconds until all of the current state is done."""
+        rest = self.total - self.done
+        if self.total <= 0 or self.done <= 0 or rest < 0:
+            return None
+        if self.state is JobState.UPLOADING:
+            return round(rest / self.speed, 1) if self.speed > 0 else None
+        elapsed = self.updated_at - self.started_at
+        if self.state is not JobState.PROCESSING or not 0 < elapsed < self.updated_at:
+            return None
+        return round(rest / self.done * elapsed, 1)
 
     @property
     def progress(self) -> float:
@@ -139,3 +174,19 @@ class Job:
             return text
         eta = (self.total - self.done) / self.speed
         return f"{text} at {self.speed / MB:.1f}MB/s - ETA: {eta:.0f}s"
+
+
+class Place(NamedTuple):
+    """Name a place in the list of jobs: seconds since the epoch, and an id among equal ones."""
+
+    created_at: float
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Hold one job of the list, and its upload as far as its record can be read."""
+
+    place: Place
+    job: Job
+    upload: Upload | None

@@ -107,7 +107,8 @@ def broke_off(path: Path) -> bool:
 
 def _follow(read: Journal, name: str, values: list[Any]) -> Journal:
     if name == "ended":
-        return replace(read, ended=Ended.from_json(values[0]))
+        # One that is tried again has not ended.
+        return replace(read, ended=Ended.from_json(values[0]) if values[0] else None)
     # True for ever, whoever wrote it: a finished part does not change.
     if name == "linked":
         part_id, length, starts = values

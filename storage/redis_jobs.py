@@ -19,6 +19,7 @@ from storage.checkup import Checkup
 from storage.errors import (
     AnotherDirectory,
     DiskFailed,
+    JobNotRetried,
     StorageError,
     StorageFull,
     UploadGone,
@@ -245,11 +246,11 @@ class RedisJobs:
     def _ended(
         self, state: JobState, error: str | None = None, result: Mapping[str, Any] | None = None
     ) -> Ended:
-        due, until = self._retention.of(state, time.time())
+        due, until = self._retention.of(state, now := time.time())
         if result is None:
-            return Ended(state, due, until, error)
+            return Ended(state, due, until, error, at=now)
         counts = (int(result["frames"]), len(result["plates"]), int(result["detections"]))
-        return Ended(state, due, until, error, *counts)
+        return Ended(state, due, until, error, *counts, at=now)
 
     def fail(self, upload_id: str, attempt: int, error: str) -> None:
         """End a job without a result, unless a newer attempt runs; attempt 0 ends any."""
@@ -275,6 +276,35 @@ class RedisJobs:
         """
         args = (attempt, now := time.time(), now + _PUT_OFF, obstacle)
         call(self._redis, schema.JOB_POSTPONE, (schema.job_key(upload_id),), args)
+
+    def retry(self, upload_id: str) -> None:
+        """Let a failed job run again, as if it never had.
+
+        Raises:
+            JobNotRetried: it has not failed, or its video is gone.
+            UploadGone: it was removed.
+        """
+        with redis_errors():
+            state = self._redis.hget(schema.job_key(upload_id), "state")
+        if state != JobState.FAILED:
+            raise JobNotRetried(f"only a failed job can be tried again, this one is {state}")
+        try:
+            self._data.read(upload_id).close()
+        except UploadGone:
+            raise JobNotRetried("the video of this job is no longer here: upload it anew") from None
+        # First of all: a Redis that is rebuilt would take it for failed.
+        self._data.end_job(upload_id, None)
+        self._begin_anew(upload_id)
+        log.info("job.retried", job=upload_id)
+
+    @redis_errors()
+    def _begin_anew(self, upload_id: str) -> None:
+        keys, args = (*schema.pair(upload_id), schema.OUTBOX), (upload_id, time.time())
+        answer = call(self._redis, schema.JOB_RETRY, keys, args)
+        if answer < 0:
+            raise UploadGone("this upload was removed")
+        if answer == 0:
+            raise JobNotRetried("somebody else has just tried this job again")
 
     def died(self, upload_id: str, why: str) -> bool:
         """Count a run that crashed under a living worker; tell whether another one may follow."""

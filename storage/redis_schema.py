@@ -134,6 +134,7 @@ def store(
         job |= {"done": ended.frames, "total": ended.frames}
         job |= {"plates": ended.plates, "detections": ended.detections}
         job |= {"error": ended.error} if ended.error else {}
+        job |= {"finished_at": ended.at} if ended.at else {}
     elif state is JobState.UPLOADING:
         job |= {"done": upload.offset, "total": upload.length or 0}
     # A partial upload is nobody's job.
@@ -231,7 +232,7 @@ if job[1] == 'uploading' then
   put(shown, 'done', string.format('%d', done), 'speed', ARGV[7], 'updated_at', ARGV[6])
 end
 if completes and record[2] ~= 'partial' then
-  put(shown, 'state', 'pending', 'done', '0', 'total', '0', 'speed', '0')
+  put(shown, 'state', 'pending', 'done', '0', 'total', '0', 'speed', '0', 'uploaded_at', ARGV[6])
 end
 if #shown > 0 then redis.call('HSET', KEYS[2], unpack(shown)) end
 redis.call('PUBLISH', KEYS[2], '')
@@ -364,6 +365,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 or state == 'cancelled' then return -1 end
 if state ~= 'pending' and state ~= 'processing' then return 0 end
 if state == 'pending' then redis.call('HSET', KEYS[2], 'done', '0', 'total', '0') end
 redis.call('HSET', KEYS[2], 'state', 'processing', 'updated_at', ARGV[1])
+redis.call('HSETNX', KEYS[2], 'started_at', ARGV[1])
 redis.call('HDEL', KEYS[2], 'obstacle', 'not_before')
 local attempt = redis.call('HINCRBY', KEYS[2], 'attempt', 1)
 redis.call('PUBLISH', KEYS[2], '')
@@ -427,11 +429,26 @@ else
   if job[1] == 'failed' or (attempt > 0 and attempt < tonumber(job[2] or '0')) then return 0 end
   redis.call('HSET', KEYS[2], 'error', ARGV[7])
 end
-redis.call('HSET', KEYS[2], 'state', ARGV[6], 'updated_at', ARGV[3])
+redis.call('HSET', KEYS[2], 'state', ARGV[6], 'updated_at', ARGV[3], 'finished_at', ARGV[3])
 redis.call('HDEL', KEYS[2], 'obstacle', 'not_before')
 redis.call('HSET', KEYS[1], 'expires_at', ARGV[5])
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('PUBLISH', KEYS[2], '')
+return 1
+""")
+
+# A failed job begins anew: nothing of its former runs counts, but how many they were.
+# KEYS upload job outbox   ARGV id now   -> 1 | 0 (it has not failed) | -1 (removed)
+JOB_RETRY = Script("""
+local state = redis.call('HGET', KEYS[2], 'state')
+if redis.call('EXISTS', KEYS[1]) == 0 or state == 'cancelled' then return -1 end
+if state ~= 'failed' then return 0 end
+redis.call('HSET', KEYS[2], 'state', 'pending', 'updated_at', ARGV[2], 'done', '0', 'total', '0',
+           'plates', '0', 'detections', '0')
+redis.call('HDEL', KEYS[2], 'error', 'obstacle', 'not_before', 'started_at', 'finished_at',
+           'deaths', 'losses')
+redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
 redis.call('PUBLISH', KEYS[2], '')
 return 1
 """)

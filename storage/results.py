@@ -29,9 +29,19 @@ class Results:
         except FileNotFoundError:
             return None
 
+    def crop(self, upload_id: str, number: int) -> bytes | None:
+        """Return the best shot of a plate, or None."""
+        try:
+            return self._crop(upload_id, number).read_bytes()
+        except FileNotFoundError:
+            return None
+
     def remove(self, upload_id: str) -> None:
         """Remove it; idempotent."""
         self._path(upload_id).unlink(missing_ok=True)
 
     def _path(self, upload_id: str) -> Path:
         return self.directory / f"{upload_id}.json"
+
+    def _crop(self, upload_id: str, number: int) -> Path:
+        return self.directory.parent / "crops" / upload_id / f"{number}.jpg"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VERSION = 1
 PARTIAL = "partial"
 FIRST_SEGMENT = ((0, 0),)
-_OPTIONAL = ("metadata", "concat", "repr_digest", "fingerprint")
+_OPTIONAL = ("metadata", "concat", "repr_digest", "fingerprint", "request_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class Upload:
     client may rely on. `segments` are the files it lies in: the number of each, and the offset at
     which it begins. `concat` is the `Upload-Concat` header as received, `repr_digest` the
     `Repr-Digest` of its creation. `dialect` is the one that created it. `fingerprint` stands for
-    the request that an Idempotency-Key named it by.
+    the request that an Idempotency-Key named it by, `request_id` is the `X-Request-ID` that its
+    client gave the creation.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Upload:
     dialect: str = "tus"
     repr_digest: str | None = None
     fingerprint: str | None = None
+    request_id: str | None = None
 
     @property
     def partial(self) -> bool:
@@ -149,6 +151,7 @@ class Upload:
             dialect=fields.get("dialect", "tus"),
             repr_digest=fields.get("repr_digest"),
             fingerprint=fields.get("fingerprint"),
+            request_id=fields.get("request_id"),
         )
 
     def _fields(self) -> dict[str, Any]:
@@ -164,7 +167,11 @@ class Upload:
 
     def to_json(self) -> dict[str, Any]:
         """Build the journal's first line."""
-        return self._fields() | {"version": VERSION}
+        fields = self._fields() | {"version": VERSION}
+        if self.request_id is None:
+            # Few have one, and each journal would say so.
+            del fields["request_id"]
+        return fields
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Upload:

@@ -15,6 +15,8 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -26,6 +28,7 @@ from storage.filestore import FileStore
 from storage.leases import Leases
 from storage.redis_info import RedisInfoStore
 from storage.redis_jobs import RedisJobs
+from storage.redis_listing import RedisListing
 from storage.redis_locker import RedisLocker, end
 from storage.redis_wire import RedisWire
 from storage.syncs import Syncs
@@ -36,13 +39,17 @@ from tusd_py.dispatch import Dispatcher
 from tusd_py.download import Downloads
 from tusd_py.exchange import AsgiExchange
 from tusd_py.jobs import Jobs
+from tusd_py.listing import Jobs as AllJobs
 from tusd_py.native import Front
 from tusd_py.origin import Origin, TrustedPeers
+from tusd_py.polling import Polling
+from tusd_py.problems import unfound
 from tusd_py.protocol import IETF, TUS, Limits, ProtocolError
 from tusd_py.receiver import Receiver
+from tusd_py.request_id import Named, RequestIds
 from tusd_py.resumable import Dialect
 from tusd_py.tus import Tus
-from tusd_py.uploads import Call, Uploads, carry_out
+from tusd_py.uploads import Call, Uploads, cancel, carry_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -269,31 +276,50 @@ def create_app(settings: Settings) -> Starlette:
         AsgiExchange, chunk_size=settings.chunk_size, stall=settings.upload_timeout_seconds
     )
     files = Files(uploads, downloads, origin, exchange)
-    jobs = Jobs(info, data)
+    polling = Polling(watches)
+    jobs = Jobs(
+        info, data, origin, polling, remove=partial(cancel, uploads=uploads), retry=outbox.retry
+    )
+    listing = AllJobs(RedisListing(redis), data, origin, settings.admin_token or "")
     probes = Probes(data, outbox, settings.min_free_bytes)
-    cors = Cors(settings.cors_origins)
+    cors, ids = Cors(settings.cors_origins), RequestIds()
     app = Starlette(
         routes=[
             Route(origin.creation_path, files),
             Route(f"{origin.creation_path}/{{upload_id:path}}", files),
-            Route("/jobs/{job_id}", jobs.status),
+            *([Route("/jobs", listing.list)] if settings.admin_token else []),
+            Route("/jobs/{job_id}", jobs.job, methods=_methods(settings)),
+            Route("/jobs/{job_id}/retry", jobs.retry, methods=["POST"]),
             Route("/jobs/{job_id}/result", jobs.result),
+            Route("/jobs/{job_id}/plates/{number}/image", jobs.image),
             Route("/health", probes.health),
             Route("/ready", probes.ready),
         ],
         lifespan=lifespan,
-        middleware=cors.middleware,
+        middleware=[Middleware(Named, ids), *cors.middleware],
+        exception_handlers={HTTPException: unfound},
     )
+
+    def stop() -> None:
+        leases.stop_all()
+        polling.stop()
+
     # For whoever runs the server: a request body in flight is told to stop before a shutdown.
-    app.state.shutdown = leases.stop_all
+    app.state.shutdown = stop
     app.state.front = Front(
         files.find,
         cors.fields,
         settings.chunk_size,
         settings.upload_timeout_seconds,
         receiver,
+        ids,
     )
     return app
+
+
+def _methods(settings: Settings) -> list[str]:
+    """Return what can be done with a job."""
+    return ["GET"] if settings.disable_termination else ["GET", "DELETE"]
 
 
 def _syncs(settings: Settings) -> Syncs:

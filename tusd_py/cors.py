@@ -23,6 +23,7 @@ EXPOSED = (
     "Content-Range",
     "ETag",
     "Location",
+    "Preference-Applied",
     "Repr-Digest",
     "Retry-After",
     "Tus-Checksum-Algorithm",
@@ -40,6 +41,8 @@ EXPOSED = (
     "Upload-Limit",
     "Upload-Metadata",
     "Upload-Offset",
+    "WWW-Authenticate",
+    "X-Request-ID",
 )
 
 

@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, Response
 from storage.errors import JournalDamaged, StorageError
 from tusd_py import protocol
 from tusd_py.headers import Headers, InvalidHeader, build_date, media_type, parse_metadata
-from tusd_py.jobs import problem
+from tusd_py.problems import problem
 from tusd_py.protocol import Code, ProtocolError
 
 if TYPE_CHECKING:

@@ -1,72 +1,182 @@
-"""The job resource: what became of an upload, for services that poll."""
+"""The jobs, for clients that poll: where each stands, its result, and what can be done with it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from typing import TYPE_CHECKING, NamedTuple
 
 from anyio import to_thread
-from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from storage.errors import JournalDamaged, StorageError, UploadGone, UploadNotFound
-from storage.job import Job, JobState
+from storage.errors import JobNotRetried, StorageError, UploadNotFound
+from storage.job import JobState
+from tusd_py.headers import Headers
+from tusd_py.polling import Polling, parse_wait
+from tusd_py.problems import NO_STORE, problem, refused
 from tusd_py.protocol import is_upload_id
+from tusd_py.resource import JobResource
+from tusd_py.table import csv_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.requests import Request
 
     from storage.interfaces import DataStore, InfoStore
+    from storage.job import Job
+    from storage.upload import Upload
+    from tusd_py.origin import Origin
+
+# No video shows so many plates.
+_PLATE_DIGITS = 6
 
 
-class JobStatus(BaseModel):
-    """Say where a job stands."""
+class _Seen(NamedTuple):
+    """Hold a job as it was read, and how the client sees it."""
 
-    job_id: str
-    """The id of the upload, a UUID."""
-    status: JobState
-    """uploading, pending, processing, completed, failed or cancelled."""
-    progress: float = Field(ge=0, le=1)
-    """Share of the current state that is done; it never falls inside a state."""
-    message: str
-    """The same for people."""
-
-    @classmethod
-    def of(cls, job: Job) -> JobStatus:
-        return cls(
-            job_id=job.id, status=job.state, progress=round(job.progress, 4), message=job.message
-        )
+    job: Job
+    body: bytes
+    etag: str
 
 
 class Jobs:
-    """Serve `GET /jobs/{id}` and `GET /jobs/{id}/result`."""
+    """Serve `/jobs/{id}` and what lies below; `stop` it when the server is to end."""
 
-    def __init__(self, info: InfoStore, data: DataStore) -> None:
+    def __init__(
+        self,
+        info: InfoStore,
+        data: DataStore,
+        origin: Origin,
+        polling: Polling,
+        *,
+        remove: Callable[[str], Awaitable[None]],
+        retry: Callable[[str], None],
+    ) -> None:
+        """`remove` takes an upload away with all of its traces; `retry` blocks."""
         self._info = info
         self._data = data
+        self._origin = origin
+        self._polling = polling
+        self._remove = remove
+        self._retry = retry
 
-    async def status(self, request: Request) -> Response:
-        """Return the job; 410 with its last state once its upload was removed."""
+    async def job(self, request: Request) -> Response:
+        """Answer GET with the job, and cancel it on DELETE."""
+        try:
+            if request.method == "DELETE":
+                return await self._cancel(request.path_params["job_id"])
+            return await self._status(request)
+        except StorageError as error:
+            return refused(error)
+
+    async def _status(self, request: Request) -> Response:
+        headers = Headers(request.scope["headers"])
+        known, wait = _tags(headers), parse_wait(headers)
+        seen = await self._awaited(request, known, wait) if wait else await self._see(request)
+        fields = {**NO_STORE, "vary": "Prefer"}
+        if wait:
+            fields["preference-applied"] = f"wait={wait}"
+        if seen.job.state is JobState.CANCELLED:
+            return _json(seen.body, 410, fields)
+        fields["etag"] = seen.etag
+        if known and {"*", seen.etag} & known:
+            return Response(status_code=304, headers=fields)
+        return _json(seen.body, 200, fields)
+
+    async def _awaited(self, request: Request, known: set[str], wait: int) -> _Seen:
+        """Wait for what the client does not know; without a tag, for the next change."""
+        if not known:
+            before = await self._see(request)
+            if before.job.state.terminal:
+                return before
+            known = {before.etag}
+        return await self._polling.until(
+            request.path_params["job_id"],
+            lambda: self._see(request),
+            lambda seen: not {"*", seen.etag} & known,
+            wait,
+            request,
+        )
+
+    async def _see(self, request: Request) -> _Seen:
+        job = await self._find(request.path_params["job_id"])
+        return await self._seen(request, job)
+
+    async def _seen(self, request: Request, job: Job) -> _Seen:
+        upload = await self._upload(job)
+        base = self._origin.of(request.scope, Headers(request.scope["headers"])).base
+        body = JobResource.of_upload(job, upload, base).model_dump_json().encode()
+        digest = hashlib.sha256(body).hexdigest()[:32]
+        return _Seen(job, body, f'"{digest}"')
+
+    async def _upload(self, job: Job) -> Upload | None:
+        return None if job.state is JobState.CANCELLED else await self._info.find(job.id)
+
+    async def _cancel(self, job_id: str) -> Response:
+        job = await self._find(job_id)
+        if job.state is JobState.CANCELLED:
+            return problem(410, "the upload of this job was removed")
+        await self._remove(job_id)
+        return Response(status_code=204, headers=NO_STORE)
+
+    async def retry(self, request: Request) -> Response:
+        """Run a failed job again; 409 with the reason where that cannot be."""
         try:
             job = await self._find(request.path_params["job_id"])
+            if job.state is JobState.CANCELLED:
+                return problem(410, "the upload of this job was removed")
+            await to_thread.run_sync(self._retry, job.id)
+            seen = await self._see(request)
+        except JobNotRetried as error:
+            return problem(409, str(error))
         except StorageError as error:
-            return _refused(error)
-        status = 410 if job.state is JobState.CANCELLED else 200
-        return _json(JobStatus.of(job), status)
+            return refused(error)
+        return _json(seen.body, 202, {**NO_STORE, "etag": seen.etag})
 
     async def result(self, request: Request) -> Response:
-        """Return the analysis; 404 while there is none."""
+        """Return the analysis as JSON or CSV; 404 while there is none."""
+        wanted = request.query_params.get("format", "json")
+        if wanted not in {"json", "csv"}:
+            return problem(400, f"format: expected json or csv, got {wanted[:40]!r}")
         try:
-            job = await self._find(request.path_params["job_id"])
-            if job.state is not JobState.COMPLETED:
-                return problem(410 if job.state is JobState.CANCELLED else 404, job.message)
-            result = await to_thread.run_sync(self._data.result, job.id)
+            job, result = await self._result(request.path_params["job_id"])
         except StorageError as error:
-            return _refused(error)
+            return refused(error)
         if result is None:
-            return problem(404, "the result of this job is no longer here")
-        return Response(result, media_type="application/json", headers=_NO_STORE)
+            return _no_result(job)
+        if wanted == "json":
+            return _json(result, 200)
+        name = f'attachment; filename="plates-{job.id}.csv"'
+        return Response(
+            csv_of(json.loads(result)["plates"]),
+            headers={**NO_STORE, "content-disposition": name},
+            media_type="text/csv; charset=utf-8; header=present",
+        )
+
+    async def _result(self, job_id: str) -> tuple[Job, bytes | None]:
+        job = await self._find(job_id)
+        if job.state is not JobState.COMPLETED:
+            return job, None
+        return job, await to_thread.run_sync(self._data.result, job.id)
+
+    async def image(self, request: Request) -> Response:
+        """Return the best shot of a plate, counted from 0 in the order of the result."""
+        number = request.path_params["number"]
+        try:
+            job, result = await self._result(request.path_params["job_id"])
+            if result is None:
+                return _no_result(job)
+            count = len(json.loads(result)["plates"])
+            if not _is_number(number) or int(number) >= count:
+                return problem(404, f"this job found {count} plates, counted from 0")
+            image = await to_thread.run_sync(self._data.crop, job.id, int(number))
+        except StorageError as error:
+            return refused(error)
+        if image is None:
+            return problem(404, "there is no picture of this plate")
+        headers = {**NO_STORE, "x-content-type-options": "nosniff"}
+        return Response(image, headers=headers, media_type="image/jpeg")
 
     async def _find(self, job_id: str) -> Job:
         if not is_upload_id(job_id):
@@ -82,30 +192,21 @@ class Jobs:
         return job
 
 
-_NO_STORE = {"cache-control": "no-store"}
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _PLATE_DIGITS
 
 
-def _refused(error: StorageError) -> Response:
-    if isinstance(error, UploadNotFound):
-        return problem(404, "there is no such job")
-    if isinstance(error, UploadGone):
-        return problem(410, "the upload of this job was removed")
-    if isinstance(error, JournalDamaged):
-        return problem(410, "the files of this job are damaged")
-    return problem(503, "the storage does not answer just now: try again", {"retry-after": "1"})
+def _no_result(job: Job) -> Response:
+    if job.state is JobState.COMPLETED:
+        return problem(404, "the result of this job is no longer here")
+    return problem(410 if job.state is JobState.CANCELLED else 404, job.message)
 
 
-def _json(body: BaseModel, status: int) -> Response:
-    return Response(
-        body.model_dump_json(), status, media_type="application/json", headers=_NO_STORE
-    )
+def _tags(headers: Headers) -> set[str]:
+    """Return the tags of If-None-Match, which are compared weakly (RFC 9110, section 13.1.2)."""
+    listed = (headers.joined("if-none-match") or "").split(",")
+    return {tag.strip(" \t").removeprefix("W/") for tag in listed} - {""}
 
 
-def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer in the form of RFC 9457."""
-    return JSONResponse(
-        {"status": int(status), "detail": detail},
-        status,
-        headers={**_NO_STORE, **(headers or {})},
-        media_type="application/problem+json",
-    )
+def _json(body: bytes, status: int, headers: Mapping[str, str] = NO_STORE) -> Response:
+    return Response(body, status, media_type="application/json", headers=headers)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -17,6 +17,7 @@ from storage.interfaces import FileSink
 from tusd_py.exchange import GRACE_SECONDS, Body, BodyEnd, complete_headers
 from tusd_py.framing import build_head
 from tusd_py.headers import Headers
+from tusd_py.request_id import RequestIds
 from tusd_py.straight import Straight
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Front:
     chunk_size: int
     stall: float
     receiver: Receiver | None = None
+    ids: RequestIds = field(default_factory=RequestIds)
 
 
 class NativeExchange:
@@ -88,6 +90,7 @@ class NativeExchange:
         self._straight: Straight | None = None
         self._ended: BodyEnd | None = None
         self._broken = self._late = False
+        self._name = ""
         self._length = int(headers.one("content-length") or 0)
 
     @property
@@ -109,6 +112,7 @@ class NativeExchange:
 
     async def run_asgi(self, handle: Handle) -> None:
         """Carry the request out."""
+        self._name = self._front.ids.begin(self.headers)
         try:
             await handle(self)
         except Exception:
@@ -253,6 +257,7 @@ class NativeExchange:
 
     def _build(self, response: Response) -> bytes:
         fields = complete_headers(response, self.scope["method"], unread=self.more_body)
+        fields.append(("x-request-id", self._name))
         if "origin" in self.headers:
             fields += self._front.cors(self.headers)
         closing = self.more_body or response.headers.get("Connection") == "close"

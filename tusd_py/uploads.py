@@ -25,8 +25,9 @@ from storage.errors import (
 from tusd_py import fields, protocol
 from tusd_py.exchange import BodyEnd
 from tusd_py.intake import Intake, Nowhere, Pace, Rejected, Stores, content_digests
-from tusd_py.jobs import JobStatus
 from tusd_py.protocol import IETF, TUS, Code, ProtocolError, Response
+from tusd_py.request_id import sent
+from tusd_py.resource import JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -183,6 +184,8 @@ async def _create(action: Create, call: Call, uploads: Uploads) -> Response:
         fingerprint=_fingerprint(action, call),
         token=0 if action.key else 1,
     )
+    if (request_id := sent(call.exchange.headers)) is not None:
+        upload = replace(upload, request_id=request_id)
     if action.key is not None:
         return await _create_with_key(action, upload, call, uploads)
     creation = uploads.leases.create(upload, partial(_announce, upload, uploads))
@@ -393,14 +396,14 @@ async def _concatenate(action: Concatenate, call: Call, uploads: Uploads) -> Res
     upload_id, fingerprint = await _new_id(action, uploads), _fingerprint(action, call)
     final = await _known(upload_id, fingerprint, uploads)
     if final is None:
-        final = await _join(action, upload_id, fingerprint, uploads)
+        final = await _join(action, upload_id, fingerprint, call, uploads)
     return call.speaker.created(
         final, call.location(final), uploads.limits, time.time(), body=False
     )
 
 
 async def _join(
-    action: Concatenate, upload_id: str, fingerprint: str | None, uploads: Uploads
+    action: Concatenate, upload_id: str, fingerprint: str | None, call: Call, uploads: Uploads
 ) -> Upload:
     """Create an upload of parts."""
     await _check_room(uploads)
@@ -408,7 +411,7 @@ async def _join(
     looked = await to_thread.run_sync(_look_at, action.parts, uploads.data)
     parts = [looked[part] for part in action.parts]
     final = protocol.admit_final(action, parts, upload_id, time.time(), uploads.limits)
-    final = replace(final, fingerprint=fingerprint)
+    final = replace(final, fingerprint=fingerprint, request_id=sent(call.exchange.headers))
     try:
         await to_thread.run_sync(uploads.data.create, final)
     except UploadExists:
@@ -535,13 +538,27 @@ async def _or_remove(intake: Intake, exchange: Exchange | None, uploads: Uploads
 
 async def _terminate(upload_id: str, call: Call, uploads: Uploads) -> Response:
     protocol.admit_terminate(uploads.limits)
+    await terminate(upload_id, uploads)
+    return call.speaker.terminated()
+
+
+async def terminate(upload_id: str, uploads: Uploads) -> None:
+    """Remove an upload with all that belongs to it; raise StorageError."""
     async with _hold(upload_id, uploads) as lease:
         if lease.upload.partial:
             await _hand_on(upload_id, uploads)
         await _remove(lease.upload, uploads)
         lease.discard()
     log.info("upload.terminated", upload=upload_id)
-    return call.speaker.terminated()
+
+
+async def cancel(job_id: str, uploads: Uploads) -> None:
+    """Remove the upload of a job, as `terminate`; mend a record that is behind for next time."""
+    try:
+        await terminate(job_id, uploads)
+    except RecordBehind as error:
+        await _catch_up(error, uploads)
+        raise
 
 
 async def _hand_on(part_id: str, uploads: Uploads) -> None:

@@ -1,0 +1,208 @@
+"""All jobs, for who runs the server: ids are capabilities, so nobody else may list them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import json
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from storage.errors import StorageError
+from storage.job import JobState, Place
+from tusd_py.headers import Headers
+from tusd_py.problems import NO_STORE, problem, refused
+from tusd_py.protocol import is_upload_id
+from tusd_py.resource import JobResource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.datastructures import QueryParams
+    from starlette.requests import Request
+
+    from storage.interfaces import DataStore, Listing
+    from storage.job import Listed
+    from tusd_py.origin import Origin
+
+MOST = 200
+USUAL = 50
+# Jobs that one request looks at, whatever its filters leave of them.
+_LOOKED_AT = 1000
+_BATCH = 100
+_BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE | re.ASCII)
+# RFC 3339, section 5.6.
+TIME = (
+    r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+_TIME = re.compile(TIME, re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,3}", re.ASCII)
+_NOT_IN_PLATES = re.compile(r"[^A-Z0-9]+")
+
+
+class JobPage(BaseModel):
+    """Hold some of the jobs, the newest first."""
+
+    jobs: list[JobResource] = Field(description="What the filters left; it may be empty.")
+    next: str | None = Field(
+        description="The cursor that goes on from here; null: there are no more.",
+        examples=["MTc2NDI0Njk2NS4yNTo1NTBlODQwMA"],
+    )
+
+
+class InvalidQuery(ValueError):
+    """Refuse a query: the sentence says what was expected and what came."""
+
+    def __init__(self, name: str, expected: str, came: str) -> None:
+        super().__init__(f"{name}: expected {expected}, got {came[:60]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Say which jobs are wanted; times are seconds since the epoch."""
+
+    start: Place
+    until: float = -math.inf
+    limit: int = USUAL
+    states: frozenset[JobState] = frozenset()
+    filename: str = ""
+    plate: str = ""
+
+    @classmethod
+    def parse(cls, given: QueryParams) -> Query:
+        """Read a query; raise InvalidQuery."""
+        start = Place(math.inf, "")
+        if before := given.get("created_before"):
+            start = Place(_time("created_before", before), "")
+        if cursor := given.get("cursor"):
+            start = min(start, _place(cursor))
+        after = given.get("created_after")
+        return cls(
+            start,
+            _time("created_after", after) if after else -math.inf,
+            _limit(given.get("limit", str(USUAL))),
+            frozenset(_state(name) for name in given.getlist("status")),
+            given.get("filename", "").casefold(),
+            _NOT_IN_PLATES.sub("", given.get("plate", "").upper()),
+        )
+
+    def wants(self, listed: Listed, resource: JobResource) -> bool:
+        """Tell whether a job is wanted, as far as its record tells."""
+        if self.states and listed.job.state not in self.states:
+            return False
+        return self.filename in (resource.filename or "").casefold()
+
+
+class Jobs:
+    """Serve `GET /jobs` to who knows the token."""
+
+    def __init__(self, listing: Listing, data: DataStore, origin: Origin, token: str) -> None:
+        self._listing = listing
+        self._data = data
+        self._origin = origin
+        self._token = token.encode()
+
+    async def list(self, request: Request) -> Response:
+        """Return a page of jobs; 401 without the token."""
+        headers = Headers(request.scope["headers"])
+        if (refusal := self._refusal(headers)) is not None:
+            return refusal
+        base = self._origin.of(request.scope, headers).base
+        try:
+            page = await self._page(Query.parse(request.query_params), base)
+        except InvalidQuery as error:
+            return problem(400, str(error))
+        except StorageError as error:
+            return refused(error)
+        return Response(page.model_dump_json(), media_type="application/json", headers=NO_STORE)
+
+    def _refusal(self, headers: Headers) -> Response | None:
+        challenge = 'Bearer realm="jobs"'
+        lines = headers.lines("authorization")
+        if not lines:
+            detail = "expected the ADMIN_TOKEN of this server as a bearer token"
+            return problem(401, detail, {"www-authenticate": challenge})
+        found = _BEARER.fullmatch(lines[0]) if len(lines) == 1 else None
+        if found and hmac.compare_digest(found[1].encode(), self._token):
+            return None
+        challenge += ', error="invalid_token"'
+        return problem(401, "this is not the token", {"www-authenticate": challenge})
+
+    async def _page(self, query: Query, base: str) -> JobPage:
+        found: list[JobResource] = []
+        place, looked = query.start, 0
+        while looked < _LOOKED_AT:
+            batch = await self._listing.after(place, query.until, _BATCH)
+            if not batch:
+                return JobPage(jobs=found, next=None)
+            looked += len(batch)
+            for listed in batch:
+                place = listed.place
+                resource = JobResource.of_upload(listed.job, listed.upload, base)
+                if query.wants(listed, resource) and await self._shows(listed.job.id, query.plate):
+                    found.append(resource)
+                if len(found) == query.limit:
+                    return JobPage(jobs=found, next=_cursor(place))
+        return JobPage(jobs=found, next=_cursor(place))
+
+    async def _shows(self, job_id: str, plate: str) -> bool:
+        """Tell whether the result of a job has this plate, or one with this in it."""
+        if not plate:
+            return True
+        result = await to_thread.run_sync(self._data.result, job_id)
+        return result is not None and any(plate in text for text in _texts(result))
+
+
+def _texts(result: bytes) -> Iterator[str]:
+    return (str(plate["text"]) for plate in json.loads(result)["plates"])
+
+
+def _state(name: str) -> JobState:
+    try:
+        return JobState(name)
+    except ValueError:
+        raise InvalidQuery("status", f"one of {', '.join(JobState)}", name) from None
+
+
+def _limit(text: str) -> int:
+    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= MOST:
+        raise InvalidQuery("limit", f"a number from 1 to {MOST}", text)
+    return int(text)
+
+
+def _time(name: str, text: str) -> float:
+    refusal = InvalidQuery(name, "a time such as 2026-11-27T12:00:00Z", text)
+    # Python takes more than RFC 3339 allows, and refuses days that are not in the calendar.
+    if not _TIME.fullmatch(text):
+        raise refusal
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise refusal from None
+
+
+def _cursor(place: Place) -> str:
+    text = f"{place.created_at!r}:{place.job_id}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _place(cursor: str) -> Place:
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        seconds, _, job_id = text.partition(":")
+        place = Place(float(seconds), job_id)
+    except (ValueError, binascii.Error):
+        raise InvalidQuery("cursor", "what `next` said", cursor) from None
+    if not is_upload_id(job_id) or not math.isfinite(place.created_at):
+        raise InvalidQuery("cursor", "what `next` said", cursor)
+    return place
