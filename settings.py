@@ -20,6 +20,7 @@ SecondsOrForever = Annotated[int, Field(ge=-1, le=_CENTURY)]
 _TOKEN = re.compile(r"[!-~]{32,}", re.ASCII)
 _PUBLIC_URL = re.compile(r"https?://[^/?#@\s\\]+(/[^?#\s\\]*)?")
 _UPLOAD_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
+_QUEUE = re.compile(r"[A-Za-z0-9_.-]+(:[1-9]\d{0,15})?")
 # What the first part of UPLOAD_PATH may not be: these are the server's own.
 _TAKEN = ("docs", "events", "health", "jobs", "openapi.json", "process", "ready")
 
@@ -96,9 +97,17 @@ class Settings(BaseSettings):
     analysis_threads: Annotated[int, Field(ge=1)] = 2
     """Threads of one analysis."""
     queue: str = "tusd"
-    """Name of the RQ queue that carries the analyses."""
-    job_timeout_seconds: Annotated[int, Field(gt=0)] = 3600
-    """Longest time one analysis may take."""
+    """RQ queues, most urgent first; `short:9000000,tusd` gives short videos one of their own."""
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Worker processes of one `work`, each of which analyses one video at a time."""
+    stop_grace_seconds: Annotated[float, Field(ge=0, le=_CENTURY, allow_inf_nan=False)] = 25
+    """How long a worker that shall stop lets its analysis run on before another one gets it."""
+    job_timeout_seconds: Seconds = 600
+    """Longest time one analysis may take, whatever the size of its video."""
+    job_timeout_seconds_per_mb: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 20
+    """How much longer it may take for each MB (2^20 bytes) of its video."""
+    job_memory_bytes: Annotated[int, Field(ge=0)] = 8_589_934_592
+    """Most address space one analysis may take, but on a GPU; 0 for no limit."""
     admin_token: Annotated[str | None, Field(repr=False)] = None
     """Bearer token, of 32 characters or more, of who may list all jobs; unset: nobody may."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -130,6 +139,16 @@ class Settings(BaseSettings):
             raise ValueError(f"expected a path that does not clash with {taken}, got {value!r}")
         if not _UPLOAD_PATH.fullmatch(value):
             raise ValueError(f"expected a path such as /files/, got {value!r}")
+        return value
+
+    @field_validator("queue")
+    @classmethod
+    def _check_queue(cls, value: str) -> str:
+        queues = [one.strip() for one in value.split(",")]
+        names = {one.partition(":")[0] for one in queues}
+        if not all(map(_QUEUE.fullmatch, queues)) or len(names) < len(queues) or ":" in queues[-1]:
+            expected = "names such as tusd, or short:9000000,tusd where the last takes every size"
+            raise ValueError(f"expected {expected}, got {value!r}")
         return value
 
     @field_validator("trusted_proxies")

@@ -8,14 +8,17 @@ import signal
 import socket
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
+from math import inf
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import structlog
 from redis.exceptions import RedisError
-from rq import Queue, Worker
+from rq import Worker
 from rq.exceptions import DequeueTimeout
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException
@@ -38,13 +41,15 @@ from storage.errors import (
 )
 from storage.filestore import FileStore
 from storage.linux import die_with
+from storage.memory_limit import MemoryExhausted, MemoryLimit
 from storage.redis_jobs import Cancelled, Counts, RedisJobs, Superseded
 from storage.redis_locker import process_identity
 from storage.redis_server import examine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
+    from rq import Queue
     from rq.executions import Execution
     from rq.job import Job
 
@@ -52,6 +57,8 @@ if TYPE_CHECKING:
     from processing.pipeline import Progress
     from processing.result import Analysis
     from storage.interfaces import DataStore
+
+    _Analyse = Callable[[str, DataStore, Callable[[Progress], None]], Analysis]
 
 log = structlog.get_logger()
 
@@ -72,7 +79,17 @@ _LEASE = 30
 # A result waits so long for a Redis that is away or a disk that is full; then the run is put off.
 _PATIENCE = 60.0
 # What another attempt would meet again.
-_HOPELESS = (ProcessingError, InvalidOption, UploadGone, UploadNotFound, JobTimeoutException)
+_HOPELESS = (
+    ProcessingError,
+    InvalidOption,
+    UploadGone,
+    UploadNotFound,
+    JobTimeoutException,
+    MemoryExhausted,
+)
+_EXHAUSTED = MemoryExhausted(
+    "The analysis needs more memory than this server allows (JOB_MEMORY_BYTES)"
+)
 # What passes, and is nobody's crash.
 _TROUBLES = (StoreUnavailable, StorageFull, DiskFailed)
 
@@ -83,7 +100,12 @@ def analyse(upload_id: str) -> None:
     data = FileStore(settings.upload_dir)
     jobs = RedisJobs.connect(redis_url(settings), data, settings)
     cv2.setNumThreads(settings.analysis_threads)
-    run(upload_id, data, jobs, lambda: choose_engine(settings))
+    run(upload_id, data, jobs, lambda: choose_engine(settings), memory_limit(settings))
+
+
+def memory_limit(settings: Settings) -> MemoryLimit:
+    """Return what a job may take; the driver of a GPU reserves more than there is."""
+    return MemoryLimit(0 if settings.easyocr_gpu else settings.job_memory_bytes)
 
 
 def redis_url(settings: Settings) -> str:
@@ -107,18 +129,24 @@ def choose_engine(settings: Settings) -> Engine:
     )
 
 
-def run(upload_id: str, data: DataStore, jobs: RedisJobs, engine: Callable[[], Engine]) -> None:
+def run(
+    upload_id: str,
+    data: DataStore,
+    jobs: RedisJobs,
+    engine: Callable[[], Engine],
+    limit: MemoryLimit | None = None,
+) -> None:
     """Take one job to its end; it may have been begun, and even finished, before.
 
     Raises:
-        Exception: whatever was not foreseen, as long as another run may follow.
+        StoreUnavailable: Redis went away and nothing could be told of it; another run follows.
     """
     with structlog.contextvars.bound_contextvars(job=upload_id, **_request(upload_id, data)):
         try:
             if jobs.finish(upload_id):
                 log.info("job.was_finished")
                 return
-            _attempt(upload_id, data, jobs, engine)
+            _attempt(upload_id, data, jobs, partial(_within, limit or MemoryLimit(0), engine))
         except (Cancelled, Superseded) as error:
             log.info("job.dropped", reason=str(error))
 
@@ -131,13 +159,11 @@ def _request(upload_id: str, data: DataStore) -> dict[str, str]:
     return {}
 
 
-def _attempt(
-    upload_id: str, data: DataStore, jobs: RedisJobs, engine: Callable[[], Engine]
-) -> None:
+def _attempt(upload_id: str, data: DataStore, jobs: RedisJobs, analyse: _Analyse) -> None:
     attempt = jobs.start(upload_id)
     log.info("job.started", attempt=attempt)
     try:
-        analysis = _analysis(upload_id, data, engine(), _Reporter(jobs, upload_id, attempt))
+        analysis = analyse(upload_id, data, _Reporter(jobs, upload_id, attempt))
     except _HOPELESS as error:
         # Another attempt would end alike.
         sentence = _sentence(error)
@@ -147,9 +173,10 @@ def _attempt(
     except (Cancelled, Superseded, StoreUnavailable):
         raise
     except Exception as error:
-        if jobs.died(upload_id, _reason(error)):
-            raise
-        log.exception("job.failed")
+        # What it says may hold a plate or a name.
+        log.debug("job.raised", exc_info=True)
+        again = jobs.died(upload_id, _reason(error))
+        log.warning("job.crashed", reason=_reason(error), where=_where(error), again=again)
         return
     document = {"job_id": upload_id, "finished_at": time.time(), **analysis.to_json()}
     try:
@@ -161,6 +188,31 @@ def _attempt(
             jobs.postpone(upload_id, attempt, str(error))
         return
     log.info("job.completed", frames=analysis.frames, plates=len(analysis.plates))
+
+
+def _within(
+    limit: MemoryLimit,
+    engine: Callable[[], Engine],
+    upload_id: str,
+    data: DataStore,
+    report: Callable[[Progress], None],
+) -> Analysis:
+    """Analyse within a limit of memory; raise MemoryExhausted too."""
+    limit.impose()
+    try:
+        analysis = _analysis(upload_id, data, engine(), report)
+    except (StorageError, JobTimeoutException):
+        raise
+    except Exception as error:
+        if limit.reached() or _is_out_of_memory(error):
+            raise _EXHAUSTED from error
+        raise
+    finally:
+        limit.lift()
+    if limit.reached():
+        # Some libraries go on without what they could not have.
+        raise _EXHAUSTED
+    return analysis
 
 
 def _analysis(
@@ -181,17 +233,26 @@ def _analysis(
         )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     # Its words may hold anything, but those of the store are ours.
     return (
         str(error) if isinstance(error, DiskFailed) else f"of an unexpected {type(error).__name__}"
     )
 
 
+def _where(error: BaseException) -> str:
+    """Name the lines of code that an error went through."""
+    return ", ".join(f"{frame.name}:{frame.lineno}" for frame in extract_tb(error.__traceback__))
+
+
 def _sentence(error: Exception) -> str:
     if isinstance(error, JobTimeoutException):
         return "The analysis took longer than this server allows (JOB_TIMEOUT_SECONDS)"
     return str(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "bad_alloc" in str(error)
 
 
 def _patiently(step: Callable[[], None]) -> None:
@@ -238,13 +299,15 @@ class CrashAwareWorker(Worker):
     process forks. So RQ's commands (stop-job, kill-horse) are not listened to.
     """
 
-    def __init__(self, jobs: RedisJobs, revive: Callable[[], None]) -> None:
-        """`revive` starts Redis when it is ours and does not answer; it may block."""
-        queue = jobs.queue
+    def __init__(self, jobs: RedisJobs, revive: Callable[[], None], *, grace: float = inf) -> None:
+        """`revive` starts Redis when it is ours and does not answer; it may block.
+
+        Asked to stop, it lets its job run on for `grace` seconds before it gives it back.
+        """
         super().__init__(
-            [Queue(queue.name, connection=queue.redis, serializer=JSONSerializer)],
+            jobs.queue.queues,
             name=process_identity(),
-            connection=queue.redis,
+            connection=jobs.queue.redis,
             serializer=JSONSerializer,
             job_monitoring_interval=_HEARTBEAT,
             worker_ttl=_LEASE,
@@ -256,6 +319,8 @@ class CrashAwareWorker(Worker):
         self.pid = os.getpid()
         self._jobs = jobs
         self._revive = revive
+        self._grace = grace
+        self._stop_at = inf
         self._reachable = True
         self._reconcile_at = self._sweep_at = 0.0
 
@@ -278,7 +343,7 @@ class CrashAwareWorker(Worker):
         # What is left of us from before Redis went away.
         self.executions.clear()
         self._register()
-        log.info("worker.ready" if self._reachable else "redis.back", queue=self.queues[0].name)
+        log.info("worker.ready" if self._reachable else "redis.back", queues=self.queue_names())
         self._reachable = True
         while not self._stop_requested:
             self.set_state(WorkerStatus.IDLE)
@@ -299,17 +364,27 @@ class CrashAwareWorker(Worker):
             self._jobs.drain()
 
     def _wait_for_job(self) -> None:
-        # So short that a signal needs not interrupt it: nothing is lost between queue and fork.
-        with suppress(DequeueTimeout):
-            found = self.queue_class.dequeue_any(
-                self.queues,
-                _WAIT_FOR_JOB,
-                connection=self.connection,
-                job_class=self.job_class,
-                serializer=self.serializer,
-            )
-            if found:
-                self.execute_job(*found)
+        # One queue at a time: RQ keeps only then a job in sight while it passes from queue to fork.
+        # And so short that a signal needs not interrupt it: nothing is lost in between.
+        taken = self._take(self.queues, None) if len(self.queues) > 1 else None
+        taken = taken or self._take(self.queues[:1], _WAIT_FOR_JOB)
+        if taken is not None:
+            self.execute_job(*taken)
+
+    def _take(self, queues: Sequence[Queue], seconds: int | None) -> tuple[Job, Queue] | None:
+        """Take the first job of the first queue that has one, or wait for one so long."""
+        for queue in queues:
+            with suppress(DequeueTimeout):
+                taken: tuple[Job, Queue] | None = self.queue_class.dequeue_any(
+                    [queue],
+                    seconds,
+                    connection=self.connection,
+                    job_class=self.job_class,
+                    serializer=self.serializer,
+                )
+                if taken:
+                    return taken
+        return None
 
     def _maintain(self) -> None:
         """Do what the web processes do too, so that jobs flow without them."""
@@ -350,6 +425,7 @@ class CrashAwareWorker(Worker):
 
     def _shutdown(self) -> None:
         self._stop_requested = True
+        self._stop_at = time.monotonic() + self._grace
         log.info("worker.stopping", running=bool(self.horse_pid))
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
@@ -372,8 +448,26 @@ class CrashAwareWorker(Worker):
         del job, working_time
         return _LEASE
 
+    def prepare_job_execution(
+        self,
+        job: Job,
+        remove_from_intermediate_queue: bool = True,  # noqa: FBT001, FBT002  RQ's signature
+    ) -> None:
+        """Tell RQ that it runs; each job comes by way of its queue's intermediate one."""
+        del remove_from_intermediate_queue
+        super().prepare_job_execution(job, remove_from_intermediate_queue=True)
+
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Keep the execution ours and do the upkeep; a Redis that is away stops no job."""
+        """Keep the execution ours and do the upkeep; a Redis that is away stops no job.
+
+        Raises:
+            SystemExit: the job runs on beyond the grace of a stop.
+        """
+        if time.monotonic() > self._stop_at:
+            log.warning("worker.grace_over", job=job.id)
+            self.kill_horse()
+            self.wait_for_horse()
+            raise SystemExit
         try:
             super().maintain_heartbeats(job, execution)
             self._maintain()
@@ -384,26 +478,29 @@ class CrashAwareWorker(Worker):
     def handle_work_horse_killed(
         self, job: Job, retpid: int | None, ret_val: int | None, rusage: Any
     ) -> None:
-        """Count a death that no Python code could see; RQ tries again while retries are left."""
+        """Count a death that no Python code could see."""
         del retpid, rusage
         why = _cause(ret_val)
         log.warning("job.died", job=job.id, reason=why)
         if ret_val is None:
             self._jobs.fail(job.id, 0, _sentence(JobTimeoutException()))
-            job.retries_left = 0
-        elif not self._jobs.died(job.id, why):
-            job.retries_left = 0
+        else:
+            self._jobs.died(job.id, why)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Log what nobody foresaw, once."""
-        log.error("job.raised", job=job.id, exc_info=exc_info)
+        """Log what nobody foresaw; what it says may hold a plate or a name."""
+        log.error("job.raised", job=job.id, reason=_reason(exc_info[1]), where=_where(exc_info[1]))
+        log.debug("job.raised", job=job.id, exc_info=exc_info)
 
 
 def _cause(status: int | None) -> str:
     if status is None:
         return "it did not end in time"
     if os.WIFSIGNALED(status):
-        return f"it was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        name = signal.Signals(os.WTERMSIG(status)).name
+        # What C++ does that gets no more memory.
+        hint = ", as when memory runs out (JOB_MEMORY_BYTES)" if name == "SIGABRT" else ""
+        return f"it was killed by {name}{hint}"
     return f"its process ended with code {os.waitstatus_to_exitcode(status)}"
 
 
@@ -418,21 +515,40 @@ def main(settings: Settings) -> int:
     """
     # Until the worker takes signals itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    data = FileStore(settings.upload_dir)
-    data.prepare()
+    with ready(settings):
+        work(settings)
+    return 0
+
+
+@contextmanager
+def ready(settings: Settings) -> Iterator[None]:
+    """See that all is there that workers need, and keep the private Redis. Raises as `main`."""
+    FileStore(settings.upload_dir).prepare()
+    # Before the first fork: what is shared is there only once.
     _import(*_HEAVY, *(["easyocr"] if settings.plate_reader == "easyocr" else []))
-    with ExitStack() as held:
-        revive = _nothing
-        if settings.redis_url is None:
-            revive = held.enter_context(Embedded(settings.upload_dir / "redis")).ensure
-        _given.set(settings)
-        url = redis_url(settings)
+    with _redis(settings):
         # One that is away is waited for, and looked at then.
         with suppress(StoreUnavailable):
-            examine(url, settings.upload_dir)
-        jobs = RedisJobs.connect(url, data, settings)
-        CrashAwareWorker(jobs, revive).run()
-    return 0
+            examine(redis_url(settings), settings.upload_dir)
+        yield
+
+
+def work(settings: Settings) -> None:
+    """Work in this process until a signal asks to stop."""
+    _given.set(settings)
+    with _redis(settings) as revive:
+        jobs = RedisJobs.connect(redis_url(settings), FileStore(settings.upload_dir), settings)
+        CrashAwareWorker(jobs, revive, grace=settings.stop_grace_seconds).run()
+
+
+@contextmanager
+def _redis(settings: Settings) -> Iterator[Callable[[], None]]:
+    """Keep the private Redis where none is named; yield what starts it again."""
+    if settings.redis_url is not None:
+        yield _nothing
+        return
+    with Embedded(settings.upload_dir / "redis") as embedded:
+        yield embedded.ensure
 
 
 def _nothing() -> None:

@@ -364,8 +364,7 @@ class Checkup:
 
     @redis_errors()
     def _is_lost(self, upload_id: str) -> bool:
-        put_off = self._redis.hget(schema.job_key(upload_id), "not_before")
-        return float(put_off or 0) < time.time() and self._rq.is_lost(upload_id)
+        return self._rq.is_lost(upload_id)
 
     def _redrive(self, upload_id: str) -> bool:
         self._jobs.redrive(upload_id)

@@ -66,7 +66,8 @@ class Reconciler:
     def reconcile(self) -> int:
         """Restore records and redrive jobs; return how many.
 
-        Of the jobs it looks at all that run and, from call to call, at the next of the rest.
+        Of the jobs it looks at all that run or failed in RQ and, from call to call, at the next of
+        the rest.
         """
         with alone(self._redis, "reconcile") as mine:
             if not mine:
@@ -84,10 +85,10 @@ class Reconciler:
     @redis_errors()
     def _lost(self) -> list[str]:
         self._rq.bury_dead_workers()
-        running = self._rq.running()
+        likely = self._rq.running() | self._rq.failed()
         page = self._redis.zrange(schema.JOBS, self._listed, self._listed + _PAGE - 1)
         self._listed = self._listed + _PAGE if len(page) == _PAGE else 0
-        ids = sorted(running | set(page))
+        ids = sorted(likely | set(page))
         active = self._jobs.active(ids)
         # The outbox before RQ: what left it in between is found there.
         return [
@@ -96,12 +97,7 @@ class Reconciler:
             if upload_id in active
             and self._redis.zscore(schema.OUTBOX, upload_id) is None
             and self._rq.is_lost(upload_id)
-            and not self._put_off(upload_id)
         ]
-
-    def _put_off(self, upload_id: str) -> bool:
-        not_before = self._redis.hget(schema.job_key(upload_id), "not_before")
-        return float(not_before or 0) > time.time()
 
     # --- records that Redis lacks or has from before
 

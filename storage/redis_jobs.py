@@ -30,7 +30,7 @@ from storage.job import Ended, JobState
 from storage.marker import Marker
 from storage.reconciler import Reconciler
 from storage.redis_sync import call, clients, redis_errors
-from storage.rq_queue import RqQueue
+from storage.rq_queue import Lanes, RqQueue, TimeLimit
 from storage.sweeper import Retention, Sweeper
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# Of one job: runs that died or raised under a living worker, and runs lost with their worker.
-MOST_DEATHS = 3
-MOST_LOSSES = 10
+# Seconds until the next run after each one that crashed under a living worker, or was lost with its
+# worker; then the job has failed.
+PAUSES_AFTER_DEATHS: tuple[float, ...] = (1, 5)
+PAUSES_AFTER_LOSSES: tuple[float, ...] = (0, 1, 2, 4, 8, 15, 15, 15, 15, 15)
 _BATCH = 50
 # Seconds until a run that was put off is tried again.
 _PUT_OFF = 300.0
@@ -75,7 +76,9 @@ class JobSettings(Protocol):
     @property
     def queue(self) -> str: ...
     @property
-    def job_timeout_seconds(self) -> int: ...
+    def job_timeout_seconds(self) -> float: ...
+    @property
+    def job_timeout_seconds_per_mb(self) -> float: ...
     @property
     def keep_uploads_seconds(self) -> int: ...
     @property
@@ -119,7 +122,8 @@ class RedisJobs:
     ) -> Self:
         """Compose the whole for a Redis URL; `function` names what RQ runs with the upload's id."""
         text, raw = clients(url)
-        queue = RqQueue(raw, settings.queue, function, settings.job_timeout_seconds)
+        limit = TimeLimit(settings.job_timeout_seconds, settings.job_timeout_seconds_per_mb)
+        queue = RqQueue(raw, Lanes.parse(settings.queue), function, limit)
         retention = Retention(
             keep_uploads=settings.keep_uploads_seconds,
             keep_failed=settings.keep_failed_seconds,
@@ -157,15 +161,16 @@ class RedisJobs:
         return self._drain_oldest()[0] == _BATCH
 
     def _drain_oldest(self) -> tuple[int, int]:
-        """Return how many were in the outbox, and how many of them were new to RQ."""
-        found = self._redis.zrange(schema.OUTBOX, 0, _BATCH - 1, withscores=True)
+        """Return how many were due in the outbox, and how many of them were new to RQ."""
+        found = self._redis.zrangebyscore(
+            schema.OUTBOX, "-inf", time.time(), start=0, num=_BATCH, withscores=True
+        )
         if not found:
             return 0, 0
         ids = [upload_id for upload_id, _ in found]
         # One that is complete with this enters the outbox anew.
         self._finals.assemble(ids)
-        active = self.active(ids)
-        count = self._rq.enqueue([upload_id for upload_id in ids if upload_id in active])
+        count = self._rq.enqueue(self._active(ids))
         # Dying before this, it is enqueued again: RQ knows it by its id.
         entries = [value for pair in found for value in pair]
         call(self._redis, schema.DRAINED, (schema.OUTBOX,), entries)
@@ -174,15 +179,19 @@ class RedisJobs:
     @redis_errors()
     def active(self, ids: Sequence[str]) -> set[str]:
         """Return those whose record is here and whose job has not ended."""
+        return set(self._active(ids))
+
+    def _active(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return the size in bytes of those that are active."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for upload_id in ids:
                 pipeline.exists(schema.upload_key(upload_id))
-                pipeline.hget(schema.job_key(upload_id), "state")
+                pipeline.hmget(schema.job_key(upload_id), "state", "size")
             answers = pipeline.execute()
-        known, states = answers[::2], answers[1::2]
+        known, jobs = answers[::2], answers[1::2]
         return {
-            upload_id
-            for upload_id, here, state in zip(ids, known, states, strict=True)
+            upload_id: int(size or 0)
+            for upload_id, here, (state, size) in zip(ids, known, jobs, strict=True)
             if here and state in schema.ACTIVE
         }
 
@@ -270,12 +279,13 @@ class RedisJobs:
 
     @redis_errors()
     def postpone(self, upload_id: str, attempt: int, obstacle: str) -> None:
-        """Let a run end without an end of its job: the reconciler redrives it some minutes later.
+        """Let a run end without an end of its job: another one follows some minutes later.
 
         It counts neither as a crash nor as a loss.
         """
-        args = (attempt, now := time.time(), now + _PUT_OFF, obstacle)
-        call(self._redis, schema.JOB_POSTPONE, (schema.job_key(upload_id),), args)
+        keys = (schema.job_key(upload_id), schema.OUTBOX)
+        args = (upload_id, attempt, now := time.time(), now + _PUT_OFF, obstacle)
+        call(self._redis, schema.JOB_POSTPONE, keys, args)
 
     def retry(self, upload_id: str) -> None:
         """Let a failed job run again, as if it never had.
@@ -307,32 +317,36 @@ class RedisJobs:
             raise JobNotRetried("somebody else has just tried this job again")
 
     def died(self, upload_id: str, why: str) -> bool:
-        """Count a run that crashed under a living worker; tell whether another one may follow."""
-        count = self._interrupted(upload_id, "deaths")
-        if count >= MOST_DEATHS:
+        """Count a run that crashed under a living worker; tell whether another one follows."""
+        count = self._interrupted(upload_id, "deaths", PAUSES_AFTER_DEATHS, why)
+        if count > len(PAUSES_AFTER_DEATHS):
             self.fail(upload_id, 0, f"The analysis crashed {count} times, last because {why}")
-        return 0 < count < MOST_DEATHS
+        return 0 < count <= len(PAUSES_AFTER_DEATHS)
 
     def redrive(self, upload_id: str) -> None:
         """Let a job run again that was lost with its worker; fail it when that is too often."""
         if self._data.result(upload_id) is not None:
             self.finish(upload_id)
             return
-        count = self._interrupted(upload_id, "losses")
-        if count > MOST_LOSSES:
+        count = self._interrupted(upload_id, "losses", PAUSES_AFTER_LOSSES)
+        if count > len(PAUSES_AFTER_LOSSES):
             self.fail(upload_id, 0, f"The analysis was interrupted {count} times")
         elif count:
             self._requeue(upload_id)
 
     @redis_errors()
-    def _interrupted(self, upload_id: str, how: str) -> int:
-        count: int = call(self._redis, schema.JOB_INTERRUPTED, schema.pair(upload_id), (how,))
+    def _interrupted(
+        self, upload_id: str, how: str, pauses: Sequence[float], obstacle: str = ""
+    ) -> int:
+        keys = (*schema.pair(upload_id), schema.OUTBOX)
+        args = (upload_id, how, time.time(), obstacle, *pauses)
+        count: int = call(self._redis, schema.JOB_INTERRUPTED, keys, args)
         return count
 
     @redis_errors()
     def _requeue(self, upload_id: str) -> None:
+        # It is in the outbox: dying before this, the drain sees that nobody runs it.
         self._rq.delete(upload_id)
-        self._redis.zadd(schema.OUTBOX, {upload_id: time.time()}, nx=True)
         log.warning("job.redriven", job=upload_id)
 
     def sweep(self) -> int:

@@ -112,7 +112,7 @@ end
 for at = job + 1, parts do
   redis.call('SADD', 'tusd:finals:' .. ARGV[at], ARGV[1])
 end
-if ARGV[4] == 'pending' or parts > job then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1]) end
+if ARGV[4] == 'pending' or parts > job then redis.call('ZADD', KEYS[5], ARGV[2], ARGV[1]) end
 if ARGV[4] == 'partial' and redis.call('HGET', KEYS[1], 'complete') == '1' then
   wake(ARGV[1], KEYS[5], ARGV[2])
 end
@@ -366,7 +366,7 @@ if state ~= 'pending' and state ~= 'processing' then return 0 end
 if state == 'pending' then redis.call('HSET', KEYS[2], 'done', '0', 'total', '0') end
 redis.call('HSET', KEYS[2], 'state', 'processing', 'updated_at', ARGV[1])
 redis.call('HSETNX', KEYS[2], 'started_at', ARGV[1])
-redis.call('HDEL', KEYS[2], 'obstacle', 'not_before')
+redis.call('HDEL', KEYS[2], 'obstacle')
 local attempt = redis.call('HINCRBY', KEYS[2], 'attempt', 1)
 redis.call('PUBLISH', KEYS[2], '')
 return attempt
@@ -391,25 +391,36 @@ redis.call('PUBLISH', KEYS[1], '')
 return 1
 """)
 
-# KEYS job   ARGV attempt now not_before obstacle
+# The outbox lets it wait until then.
+# KEYS job outbox   ARGV id attempt now not_before obstacle
 # -> 1 | 0 (a newer attempt runs, or the job has ended)
 JOB_POSTPONE = Script("""
 local job = redis.call('HMGET', KEYS[1], 'state', 'attempt')
-if job[1] ~= 'processing' or job[2] ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'not_before', ARGV[3], 'obstacle', ARGV[4], 'updated_at', ARGV[2])
+if job[1] ~= 'processing' or job[2] ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'obstacle', ARGV[5], 'updated_at', ARGV[3])
+redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
 redis.call('PUBLISH', KEYS[1], '')
 return 1
 """)
 
-# KEYS upload job   ARGV field   -> how often it happened by now | 0 (not to be run any more)
-# A run that was postponed ended by itself: it counts for nothing.
+# Count an end that is not the job's own; another run follows after the pause that stands for this
+# count, if there is one.
+# KEYS upload job outbox   ARGV id field now obstacle, pauses in seconds
+# -> how often it happened by now | 0 (not to be run any more)
 JOB_INTERRUPTED = Script("""
 local state = redis.call('HGET', KEYS[2], 'state')
 if redis.call('EXISTS', KEYS[1]) == 0 or (state ~= 'pending' and state ~= 'processing') then
   return 0
 end
-if redis.call('HEXISTS', KEYS[2], 'not_before') == 1 then return 1 end
-return redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+local count = redis.call('HINCRBY', KEYS[2], ARGV[2], 1)
+local pause = ARGV[4 + count]
+if pause then
+  redis.call('ZADD', KEYS[3], tonumber(ARGV[3]) + tonumber(pause), ARGV[1])
+  if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], 'obstacle', ARGV[4]) end
+  redis.call('HSET', KEYS[2], 'updated_at', ARGV[3])
+  redis.call('PUBLISH', KEYS[2], '')
+end
+return count
 """)
 
 # KEYS upload job expiring outbox
@@ -430,7 +441,7 @@ else
   redis.call('HSET', KEYS[2], 'error', ARGV[7])
 end
 redis.call('HSET', KEYS[2], 'state', ARGV[6], 'updated_at', ARGV[3], 'finished_at', ARGV[3])
-redis.call('HDEL', KEYS[2], 'obstacle', 'not_before')
+redis.call('HDEL', KEYS[2], 'obstacle')
 redis.call('HSET', KEYS[1], 'expires_at', ARGV[5])
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
@@ -446,7 +457,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 or state == 'cancelled' then return -1 end
 if state ~= 'failed' then return 0 end
 redis.call('HSET', KEYS[2], 'state', 'pending', 'updated_at', ARGV[2], 'done', '0', 'total', '0',
            'plates', '0', 'detections', '0')
-redis.call('HDEL', KEYS[2], 'error', 'obstacle', 'not_before', 'started_at', 'finished_at',
+redis.call('HDEL', KEYS[2], 'error', 'obstacle', 'started_at', 'finished_at',
            'deaths', 'losses')
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
 redis.call('PUBLISH', KEYS[2], '')

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from redis.exceptions import ResponseError
-from rq import Queue, Retry, Worker
+from rq import Queue, Worker
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -17,15 +19,14 @@ from rq.scripts import UNIQUE_ENQUEUE_SCRIPT
 from rq.serializers import JSONSerializer
 from rq.worker_registration import get_keys
 
+from storage.job import MB
 from storage.redis_sync import surely_dead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
     from redis import Redis
 
-# A run that crashed or raised is tried again by RQ; how often it may is counted in our own hash.
-_RETRIES = 3
 # Seconds that RQ remembers an ended job; what became of it stands in our own hash.
 _REMEMBERED = 3600
 # A job just taken from the queue is in no list for a moment. After so long nobody took it.
@@ -35,65 +36,107 @@ _FORGOTTEN = 86_400.0
 _OVER = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
 
 
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Name RQ's queues, the most urgent first, each with the largest video in bytes it takes."""
+
+    by_priority: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Lanes:
+        """Read `short:20000000,tusd`; without a number a queue takes every size."""
+        pairs = (one.strip().partition(":") for one in text.split(","))
+        return cls(tuple((name, float(most) if most else inf) for name, _, most in pairs))
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names, the most urgent first."""
+        return [name for name, _ in self.by_priority]
+
+    def of(self, size: int) -> str:
+        """Return the first one that takes a video of so many bytes, or else the last one."""
+        return next((name for name, most in self.by_priority if size <= most), self.names[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimit:
+    """Say how many seconds one analysis may take, and how many more for each MB of its video."""
+
+    base: float
+    per_mb: float = 0.0
+
+    def of(self, size: int) -> int:
+        """Return the seconds for a video of so many bytes."""
+        return ceil(self.base + self.per_mb * size / MB)
+
+
 class RqQueue:
     """Enqueue, look for and delete RQ's jobs; raises errors of Redis."""
 
-    def __init__(self, redis: Redis, name: str, function: str, job_timeout: int) -> None:
+    def __init__(self, redis: Redis, lanes: Lanes, function: str, limit: TimeLimit) -> None:
         """Use a client that does not decode; `function` is named by string, never imported."""
         self.redis = redis
-        self.name = name
+        self._lanes = lanes
         self._function = function
-        self._job_timeout = job_timeout
+        self._limit = limit
         # When it began and when somebody asked last.
         self._doubted: dict[str, tuple[float, float]] = {}
 
-    def _queue(self) -> Queue:
-        return Queue(self.name, connection=self.redis, serializer=JSONSerializer)
+    @property
+    def queues(self) -> list[Queue]:
+        """Return RQ's queues, the most urgent first."""
+        return [self._queue(name) for name in self._lanes.names]
 
-    def enqueue(self, ids: Sequence[str]) -> int:
+    def _queue(self, name: str) -> Queue:
+        return Queue(name, connection=self.redis, serializer=JSONSerializer)
+
+    def enqueue(self, sizes: Mapping[str, int]) -> int:
         """Enqueue those jobs that RQ has not, in one exchange; return how many.
 
-        One that RQ holds for ended makes way.
+        `sizes` has the bytes of each one's video by its id. One that RQ holds for ended, or that
+        was lost with its worker, makes way.
         """
-        enqueued = self._enqueue(ids)
-        ended = [one for one in ids if one not in enqueued and self._is_over(one)]
-        for job_id in ended:
+        enqueued = self._enqueue(sizes)
+        over = {one: sizes[one] for one in sizes if one not in enqueued and self._makes_way(one)}
+        for job_id in over:
             self.delete(job_id)
-        return len(enqueued) + (len(self._enqueue(ended)) if ended else 0)
+        return len(enqueued) + (len(self._enqueue(over)) if over else 0)
 
-    def _enqueue(self, ids: Sequence[str]) -> set[str]:
+    def _enqueue(self, sizes: Mapping[str, int]) -> set[str]:
         """Return those that were not known by their id.
 
         It is what `Queue.enqueue(unique=True)` does, which takes a round trip for each.
         """
-        queue = self._queue()
         script = self.redis.register_script(UNIQUE_ENQUEUE_SCRIPT)
+        queues = {queue.name: queue for queue in self.queues}
         with self.redis.pipeline(transaction=False) as pipeline:
-            pipeline.sadd(Queue.redis_queues_keys, queue.key)
-            for job_id in ids:
+            pipeline.sadd(Queue.redis_queues_keys, *(queue.key for queue in queues.values()))
+            for job_id, size in sizes.items():
+                queue = queues[self._lanes.of(size)]
                 keys = [Job.key_for(job_id), queue.key]
-                script(keys, [job_id, "R", -1, *self._fields(queue, job_id)], pipeline)
+                script(keys, [job_id, "R", -1, *self._fields(queue, job_id, size)], pipeline)
             answers = pipeline.execute()[1:]
-        return {job_id for job_id, new in zip(ids, answers, strict=True) if new}
+        return {job_id for job_id, new in zip(sizes, answers, strict=True) if new}
 
-    def _fields(self, queue: Queue, job_id: str) -> Iterator[str]:
+    def _fields(self, queue: Queue, job_id: str, size: int) -> Iterator[str]:
+        # How often it may run is counted in our own hash: RQ does not try again by itself.
         job = queue.create_job(
             self._function,
             args=[job_id],
             job_id=job_id,
             description=self._function,
-            timeout=self._job_timeout,
+            timeout=self._limit.of(size),
             result_ttl=_REMEMBERED,
             failure_ttl=_REMEMBERED,
-            retry=Retry(max=_RETRIES),
         )
         job.enqueued_at = datetime.now(UTC)
         fields: dict[str, str] = job.to_dict()
         return chain.from_iterable(fields.items())
 
-    def _is_over(self, job_id: str) -> bool:
+    def _makes_way(self, job_id: str) -> bool:
         job = self._fetch(job_id)
-        return job is None or job.get_status(refresh=False) in _OVER
+        over = job is None or job.get_status(refresh=False) in _OVER
+        return over or bool(self._is_lost(job_id))
 
     def is_lost(self, job_id: str) -> bool:
         """Tell whether RQ will not run a job that has not ended, and nobody runs it."""
@@ -117,7 +160,7 @@ class RqQueue:
         return None if status is JobStatus.QUEUED and not runs else True
 
     def _is_queued(self, job_id: str) -> bool:
-        return self._queue().get_job_position(job_id) is not None
+        return any(queue.get_job_position(job_id) is not None for queue in self.queues)
 
     def _in_doubt_for(self, job_id: str) -> float:
         now = time.monotonic()
@@ -134,18 +177,27 @@ class RqQueue:
         return worker is None or not surely_dead(_text(worker))
 
     def _executions(self) -> Iterator[Execution]:
-        registry = self._queue().started_job_registry
-        for job_id, execution_id in registry.get_job_and_execution_ids(cleanup=False):
-            yield Execution(execution_id, job_id, self.redis)
+        for queue in self.queues:
+            registry = queue.started_job_registry
+            for job_id, execution_id in registry.get_job_and_execution_ids(cleanup=False):
+                yield Execution(execution_id, job_id, self.redis)
 
     def running(self) -> set[str]:
         """Return the ids of jobs that a worker has taken, dead ones' too."""
-        taken = self._queue().intermediate_queue.get_job_ids()
-        return {execution.job_id for execution in self._executions()} | set(taken)
+        taken = {one for queue in self.queues for one in queue.intermediate_queue.get_job_ids()}
+        return {execution.job_id for execution in self._executions()} | taken
+
+    def failed(self) -> set[str]:
+        """Return the ids of jobs whose last run RQ saw fail: not even that they did was told."""
+        return {
+            one
+            for queue in self.queues
+            for one in queue.failed_job_registry.get_job_ids(cleanup=False)
+        }
 
     def ids(self) -> set[str]:
         """Return the ids of jobs that wait or that a worker has taken."""
-        return set(self._queue().get_job_ids()) | self.running()
+        return {one for queue in self.queues for one in queue.get_job_ids()} | self.running()
 
     def delete(self, job_id: str) -> None:
         """Remove every trace of the job; idempotent."""
@@ -154,8 +206,8 @@ class RqQueue:
         if job is not None:
             self._delete_executions(job)
             job.delete()
-        queue = self._queue()
-        queue.intermediate_queue.remove(job_id)
+        for queue in self.queues:
+            queue.intermediate_queue.remove(job_id)
         # A late heartbeat may have left a hash that is no job, and that keeps its id taken.
         self.redis.delete(Job.key_for(job_id))
 
@@ -169,13 +221,16 @@ class RqQueue:
             pipeline.execute()
 
     def workers(self) -> int:
-        """Count the living workers of this queue."""
-        keys = [key for key in get_keys(self._queue()) if not surely_dead(_name(key))]
+        """Count the living workers of these queues."""
+        keys = [key for key in self._worker_keys() if not surely_dead(_name(key))]
         return int(self.redis.exists(*keys)) if keys else 0
+
+    def _worker_keys(self) -> set[str]:
+        return {key for queue in self.queues for key in get_keys(queue)}
 
     def bury_dead_workers(self) -> None:
         """Strike off the workers of this host that died without a word."""
-        for key in get_keys(self._queue()):
+        for key in self._worker_keys():
             if surely_dead(_name(key)):
                 worker = Worker.find_by_key(key, connection=self.redis, serializer=JSONSerializer)
                 if worker is not None:
@@ -183,8 +238,9 @@ class RqQueue:
 
     def forget_ended(self) -> None:
         """Cut RQ's lists of ended jobs to those it still remembers."""
-        for registry in (FinishedJobRegistry, FailedJobRegistry):
-            registry(queue=self._queue()).cleanup()
+        for queue in self.queues:
+            for registry in (FinishedJobRegistry, FailedJobRegistry):
+                registry(queue=queue).cleanup()
 
     def _fetch(self, job_id: str) -> Job | None:
         try:

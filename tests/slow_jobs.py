@@ -79,6 +79,12 @@ def wrongly(upload_id: str) -> None:
     _run(upload_id, _raise)
 
 
+def greedily(upload_id: str) -> None:
+    """Take ever more memory."""
+    taken: list[bytes] = []
+    _run(upload_id, lambda: taken.append(bytes(2**28)))
+
+
 def _raise() -> None:
     raise LookupError("AB12CDE is not for clients")
 
@@ -87,7 +93,7 @@ def _run(upload_id: str, pause: Callable[[], None]) -> None:
     settings = worker._given.get()
     data = FileStore(settings.upload_dir)
     jobs = RedisJobs.connect(worker.redis_url(settings), data, settings)
-    worker.run(upload_id, data, jobs, lambda: engine(pause))
+    worker.run(upload_id, data, jobs, lambda: engine(pause), worker.memory_limit(settings))
 
 
 def main() -> None:
@@ -98,4 +104,4 @@ def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     data = FileStore(settings.upload_dir)
     jobs = RedisJobs.connect(url, data, settings, f"tests.slow_jobs.{name}")
-    worker.CrashAwareWorker(jobs, lambda: None).run()
+    worker.CrashAwareWorker(jobs, lambda: None, grace=settings.stop_grace_seconds).run()

@@ -270,17 +270,20 @@ def test_an_older_attempt_ends_when_a_newer_one_runs(place: Place, video: bytes)
     assert place.data.result(upload_id) is None
 
 
-def test_an_unexpected_error_is_raised_for_a_retry_and_the_third_one_fails_the_job(
+def test_an_unexpected_error_is_tried_again_and_the_third_one_fails_the_job(
     place: Place, video: bytes
 ) -> None:
     def broken() -> Engine:
         raise LookupError("AB12CDE")
 
     upload_id = place.upload(video)
-    for _ in range(2):
-        with pytest.raises(LookupError):
+    with capture_logs() as lines:
+        for _ in range(3):
             worker.run(upload_id, place.data, place.jobs, broken)
-    worker.run(upload_id, place.data, place.jobs, broken)
+    crashes = [line for line in lines if line["event"] == "job.crashed"]
+    assert [line["again"] for line in crashes] == [True, True, False]
+    assert "broken:" in crashes[0]["where"]
+    assert "AB12CDE" not in str(crashes)
     assert place.job(upload_id).message == (
         "The analysis crashed 3 times, last because of an unexpected LookupError"
     )
@@ -398,10 +401,25 @@ def test_an_error_nobody_foresaw_is_tried_again_and_then_told_without_a_tracebac
     )
 
 
+def test_an_analysis_that_takes_too_much_memory_fails_with_the_reason(
+    place: Place, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOB_MEMORY_BYTES", str(2**31))
+    upload_id = place.upload(video)
+    place.work("greedily")
+    wait_until(lambda: place.job(upload_id).state is JobState.FAILED)
+    job = place.job(upload_id)
+    assert (job.attempt, job.message) == (
+        1,
+        "The analysis needs more memory than this server allows (JOB_MEMORY_BYTES)",
+    )
+
+
 def test_an_analysis_that_takes_too_long_fails_with_the_reason(
     place: Place, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOB_TIMEOUT_SECONDS", "1")
+    monkeypatch.setenv("JOB_TIMEOUT_SECONDS_PER_MB", "0")
     upload_id = place.upload(video)
     place.work()
     wait_until(lambda: place.job(upload_id).state is JobState.FAILED)
@@ -441,6 +459,55 @@ def test_the_second_sigterm_kills_the_job_and_another_worker_runs_it(
     place.work()
     wait_until(lambda: completed(place, upload_id))
     assert place.result(upload_id)["frames"] == FRAMES
+
+
+def test_a_job_that_outlasts_the_grace_of_a_stop_goes_to_another_worker(
+    place: Place, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOP_GRACE_SECONDS", "0")
+    upload_id = place.upload(video)
+    process = place.work()
+    wait_until(lambda: processing(place, upload_id))
+    [horse] = horses(process)
+    os.kill(horse, signal.SIGSTOP)
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+    assert not Path(f"/proc/{horse}").exists()
+    assert place.job(upload_id).state is JobState.PROCESSING
+    place.work()
+    wait_until(lambda: completed(place, upload_id))
+    assert place.job(upload_id).attempt == 2
+
+
+def test_an_urgent_job_overtakes_those_that_came_before(
+    place: Place, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEUE", f"short:{len(video)},tusd")
+    long = [place.upload(video + bytes(9)) for _ in range(2)]
+    short = place.upload(video)
+    place.work()
+    wait_until(lambda: all(completed(place, one) for one in (*long, short)))
+    ended = {one: place.job(one).updated_at for one in (*long, short)}
+    assert ended[short] < max(ended[one] for one in long)
+    assert place.jobs.workers() == 1
+
+
+def test_a_worker_of_many_that_dies_is_replaced_and_its_job_runs_again(
+    place: Place, video: bytes
+) -> None:
+    options = ("--upload-dir", str(place.directory), "--redis-url", place.url)
+    process = place.start("-m", "tusd_py", "work", "--processes", "2", *options)
+    wait_until(lambda: place.jobs.workers() == 2)
+    first, second = horses(process)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: len(horses(process)) == 2 and first not in horses(process))
+    assert second in horses(process)
+    wait_until(lambda: place.jobs.workers() == 2)
+    uploads = [place.upload(video) for _ in range(3)]
+    wait_until(lambda: all(completed(place, one) for one in uploads))
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+    assert place.jobs.workers() == 0
 
 
 def test_an_idle_worker_ends_on_sigterm(place: Place) -> None:

@@ -134,8 +134,8 @@ def test_a_job_in_the_queue_whose_upload_is_gone_is_removed_and_a_strangers_is_l
     place: Place,
 ) -> None:
     lost = str(uuid4())
-    place.jobs().queue.enqueue([lost])
-    place.jobs().queue.enqueue(["of-somebody-else"])
+    place.jobs().queue.enqueue({lost: 1})
+    place.jobs().queue.enqueue({"of-somebody-else": 1})
     assert [name for _, name, _ in mend(place)] == [lost]
     assert place.queue.job_ids == ["of-somebody-else"]
 

@@ -25,7 +25,7 @@ from storage.job import JobState
 from storage.journal import Log
 from storage.redis_info import RedisInfoStore
 from storage.redis_jobs import RedisJobs
-from storage.rq_queue import RqQueue
+from storage.rq_queue import Lanes, RqQueue, TimeLimit
 from storage.sweeper import Retention
 from storage.upload import Upload
 
@@ -48,7 +48,7 @@ class Place:
     def jobs(self, max_size: int = MOST) -> RedisJobs:
         """Return the jobs as a new process sees them."""
         text, raw = redis_sync.clients(self.url)
-        queue = RqQueue(raw, "tests", "worker.analyse", 60)
+        queue = RqQueue(raw, Lanes.parse("tests"), "worker.analyse", TimeLimit(60))
         return RedisJobs(text, queue, self.data, Retention(), max_size)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def test_a_directory_that_cannot_be_listed_stops_no_job(
 def test_a_run_that_was_put_off_is_tried_again_later_and_counts_for_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_jobs, "MOST_LOSSES", 1)
+    monkeypatch.setattr(redis_jobs, "PAUSES_AFTER_LOSSES", ())
     upload_id = place.upload(complete=True)
     jobs = place.jobs()
     for _ in range(3):
@@ -176,8 +177,8 @@ def test_a_run_that_was_put_off_is_tried_again_later_and_counts_for_nothing(
         )
         jobs.reconcile()
         assert place.queue.job_ids == []
-        place.text.hset(schema.job_key(upload_id), "not_before", "1")
-        jobs.reconcile()
+        place.text.zadd(schema.OUTBOX, {upload_id: 1})
+        jobs.drain()
         assert place.queue.job_ids == [upload_id]
     jobs.start(upload_id)
     assert place.job(upload_id).obstacle is None
@@ -293,7 +294,7 @@ def test_a_published_result_ends_a_lost_job_without_another_run(place: Place) ->
 
 
 def test_a_job_lost_too_often_fails(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_jobs, "MOST_LOSSES", 2)
+    monkeypatch.setattr(redis_jobs, "PAUSES_AFTER_LOSSES", (0, 0))
     upload_id = place.upload(complete=True)
     jobs = place.jobs()
     for _ in range(3):
@@ -301,6 +302,39 @@ def test_a_job_lost_too_often_fails(place: Place, monkeypatch: pytest.MonkeyPatc
         place.take(upload_id, dead_process())
         jobs.reconcile()
     assert place.job(upload_id).error == "The analysis was interrupted 3 times"
+
+
+def test_a_job_that_is_lost_again_and_again_waits_longer_for_its_next_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_jobs, "PAUSES_AFTER_LOSSES", (0, 600, 1200))
+    upload_id = place.upload(complete=True)
+    jobs = place.jobs()
+    due = []
+    for _ in range(3):
+        jobs.drain()
+        place.take(upload_id, dead_process())
+        jobs.redrive(upload_id)
+        due.append(place.text.zscore(schema.OUTBOX, upload_id))
+        assert jobs.drain() == (due[-1] < time.time())
+        place.text.zadd(schema.OUTBOX, {upload_id: 1})
+    assert due[0] < due[1] - 500 < due[2] - 1000
+
+
+def test_a_job_whose_run_failed_in_rq_without_a_word_to_us_runs_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "_PAGE", 0)
+    upload_id = place.upload(complete=True)
+    jobs = place.jobs()
+    jobs.drain()
+    place.take(upload_id, process_identity())
+    job = RqJob.fetch(upload_id, place.raw, serializer=JSONSerializer)
+    [execution] = job.get_executions()
+    worker = Worker([place.queue], connection=place.raw)
+    worker.handle_job_failure(job, place.queue, execution=execution)
+    jobs.reconcile()
+    assert place.queue.job_ids == [upload_id]
 
 
 def test_the_reconciler_goes_page_by_page_through_all_jobs(

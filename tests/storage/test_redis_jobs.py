@@ -11,11 +11,13 @@ from rq.job import Job as RqJob
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
+from storage import redis_jobs
 from storage import redis_schema as schema
 from storage.errors import StoreUnavailable, UploadGone
 from storage.filestore import FileStore
 from storage.job import JobState
 from storage.redis_jobs import Cancelled, Counts, Superseded
+from storage.rq_queue import Lanes, RqQueue, TimeLimit
 from tests.storage.place import RESULT, VIDEO, Place
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def test_a_drain_killed_before_it_cleared_the_outbox_enqueues_nothing_twice(plac
 
 def test_a_drain_killed_in_the_midst_of_a_batch_goes_on_with_the_rest(place: Place) -> None:
     ids = [place.upload(complete=True) for _ in range(4)]
-    place.jobs().queue.enqueue(ids[1:3])
+    place.jobs().queue.enqueue(dict.fromkeys(ids[1:3], 1))
     assert place.jobs().drain() == 2
     assert place.outbox() == []
     assert place.queue.job_ids == [ids[1], ids[2], ids[0], ids[3]]
@@ -190,6 +192,40 @@ def test_a_result_published_after_the_last_trace_was_forgotten_is_removed(place:
     with pytest.raises(Cancelled):
         place.jobs().complete(upload_id, RESULT)
     assert place.data.result(upload_id) is None
+
+
+def test_a_crashed_job_waits_a_moment_for_its_next_run_and_says_why(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_jobs, "PAUSES_AFTER_DEATHS", (600,))
+    upload_id = place.upload(complete=True)
+    jobs = place.jobs()
+    jobs.drain()
+    jobs.start(upload_id)
+    assert jobs.died(upload_id, "it was killed by SIGKILL")
+    assert place.job(upload_id).message == (
+        "The analysis is put off and will be tried again: it was killed by SIGKILL"
+    )
+    assert jobs.drain() == 0
+    assert place.outbox() == [upload_id]
+    RqJob.fetch(upload_id, place.raw, serializer=JSONSerializer).cancel()
+    place.text.zadd(schema.OUTBOX, {upload_id: 1})
+    assert jobs.drain() == 1
+    assert jobs.start(upload_id) == 2
+    assert place.job(upload_id).obstacle is None
+
+
+def test_a_job_enters_the_most_urgent_queue_that_takes_its_video(place: Place) -> None:
+    limit = TimeLimit(10.5, per_mb=20)
+    queue = RqQueue(place.raw, Lanes.parse("short:1048576, long"), "worker.analyse", limit)
+    queue.enqueue({"small": 1, "fits": 2**20, "large": 2**20 + 1})
+    assert [one.name for one in queue.queues] == ["short", "long"]
+    assert [one.job_ids for one in queue.queues] == [["small", "fits"], ["large"]]
+    jobs = [RqJob.fetch(one, place.raw, serializer=JSONSerializer) for one in ("small", "large")]
+    assert [job.timeout for job in jobs] == [11, 31]
+    assert queue.ids() == {"small", "fits", "large"}
+    queue.delete("large")
+    assert queue.ids() == {"small", "fits"}
 
 
 def test_the_third_death_fails_the_job_with_the_reason(place: Place) -> None:

@@ -28,6 +28,7 @@ SETTINGS = (
     "redis_url",
     "queue",
     "job_timeout_seconds",
+    "job_timeout_seconds_per_mb",
     "keep_uploads_seconds",
     "keep_failed_seconds",
     "result_ttl_seconds",

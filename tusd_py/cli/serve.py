@@ -46,6 +46,9 @@ ANALYSIS = (
     "easyocr_recog_network",
     "easyocr_gpu",
     "analysis_threads",
+    "processes",
+    "stop_grace_seconds",
+    "job_memory_bytes",
 )
 
 

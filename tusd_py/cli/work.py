@@ -1,13 +1,16 @@
-"""`tusd-py work`: a worker of this machine that analyses finished videos, one at a time."""
+"""`tusd-py work`: workers of this machine that analyse finished videos."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tusd_py.cli import CommandError, Exit, add_settings, new_parser, read_settings
+from tusd_py.cli import CommandError, Exit, Stopped, add_settings, new_parser, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from settings import Settings
 
 CODES = {
     Exit.OK: "stopped by SIGTERM or Ctrl-C",
@@ -19,7 +22,11 @@ SETTINGS = (
     "upload_dir",
     "redis_url",
     "queue",
+    "processes",
+    "stop_grace_seconds",
     "job_timeout_seconds",
+    "job_timeout_seconds_per_mb",
+    "job_memory_bytes",
     "plate_reader",
     "alpr_model_dir",
     "easyocr_model_dir",
@@ -32,10 +39,12 @@ SETTINGS = (
     "log_level",
     "log_format",
 )
-WHAT = """Run a worker that analyses finished videos, one at a time.
+WHAT = """Run workers that analyse finished videos, one at a time each (--processes for more).
 
-SIGTERM or Ctrl-C lets the running job finish first: give the worker as long before you kill it.
-A second one, a second later at the earliest, ends that job; another worker runs it again."""
+SIGTERM or Ctrl-C lets a running job go on for --stop-grace-seconds; then it is put back into the
+queue. A second one, a second later at the earliest, does that at once."""
+# Seconds that one of several processes has beyond its grace to give its job back.
+_CLEANUP = 15.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,6 +59,25 @@ def main(arguments: Sequence[str]) -> int:
 
     configure(settings)
     try:
-        return worker.main(settings)
+        if settings.processes == 1:
+            return worker.main(settings)
+        with worker.ready(settings):
+            return _work_by_many(settings, worker.work)
     except StorageError as error:
         raise CommandError(str(error), Exit.STARTUP) from error
+
+
+def _work_by_many(settings: Settings, work: Callable[[Settings], None]) -> int:
+    from tusd_py.cli.workers import Workers  # noqa: PLC0415  structlog takes a moment
+
+    def serve(_: int, serves: Callable[[], object]) -> None:
+        serves()
+        work(settings)
+
+    def nothing() -> None:
+        """Share no socket."""
+
+    grace = settings.stop_grace_seconds + _CLEANUP
+    with suppress(Stopped):
+        Workers(settings.processes, serve, grace=grace).run(nothing, nothing)
+    return Exit.OK

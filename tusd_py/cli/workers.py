@@ -1,4 +1,4 @@
-"""Web processes that share the sockets of one parent: it starts again what dies, and ends them all.
+"""Processes of one parent, which starts again what dies, and ends them all.
 
 Each has a pipe to the parent: a byte in it says that it serves, its end that it has died, however
 it died. A child dies with its parent, so that no orphan keeps the port.
@@ -87,7 +87,7 @@ class Workers:
             self._start(worker)
         while not all(worker.serves for worker in self._workers):
             for _, cause in self._hear(None):
-                raise CommandError(f"A web process could not serve: {cause}", Exit.STARTUP)
+                raise CommandError(f"A process could not begin: {cause}", Exit.STARTUP)
         serving()
         while True:
             for worker, cause in self._hear(self._start_due()):

@@ -49,7 +49,7 @@ def run(place: Path, *lines: str, grace: float = 60.0) -> list[str]:
 
 def test_one_that_ends_before_it_serves_ends_them_all(tmp_path: Path) -> None:
     said = run(tmp_path, "serves() if number else sys.exit(9)", "time.sleep(600)")
-    assert said == ["stopping", "A web process could not serve: it ended with code 3"]
+    assert said == ["stopping", "A process could not begin: it ended with code 3"]
 
 
 def test_all_serve_before_it_is_said_and_end_before_the_parent_does(tmp_path: Path) -> None:
