@@ -74,7 +74,8 @@ class Writer(FileSink, Protocol):
     def commit(self, upload: Upload) -> None:
         """Bring data, then journal, to stable storage: `upload` is what is true from here on.
 
-        Its offset is at most `offset` here; when it is complete the file is cut to it. After
+        Its offset is at most `offset` here; when it is complete the file is cut to it. Its metadata
+        may be another one than at the creation. After
         DiskFailed or StorageFull it is as if nothing had been written since the last commit, and
         nothing more can be: open it again.
 
@@ -247,6 +248,15 @@ class InfoStore(Protocol):
 
     async def show(self, upload: Upload, received: int, *, speed: float) -> None:
         """Let who watches the job see so many bytes, on which no client may rely yet."""
+
+    async def expect(self, upload: Upload, size: int) -> None:
+        """Let who watches the job see that it will be about so many bytes, on which none relies."""
+
+    async def describe(self, upload: Upload) -> None:
+        """Store the metadata of an upload that its creation did not know; the lock is held."""
+
+    async def forget(self, upload_id: str) -> None:
+        """Drop what is known of an id of which the data store has nothing."""
 
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         """Remove the record; its job is cancelled. Raises as `commit`."""

@@ -118,6 +118,8 @@ def _follow(read: Journal, name: str, values: list[Any]) -> Journal:
         return read
     if name == "opened":
         return _open(read, values)
+    if name == "described":
+        return replace(read, upload=replace(read.upload, metadata=values[1]))
     return replace(read, upload=_apply(read.upload, values, name == "complete"), boot=values[-1])
 
 
@@ -158,6 +160,11 @@ def _says_all(line: bytes) -> bool:
 def commit_line(upload: Upload, boot: str) -> bytes:
     """Build the line that says how far an upload is."""
     return encode("complete" if upload.complete else "offset", *_state(upload, boot))
+
+
+def described_line(upload: Upload) -> bytes:
+    """Build the line that says what metadata an upload has, where its creation did not know."""
+    return encode("described", upload.token, upload.metadata)
 
 
 def opened_line(upload: Upload, boot: str, writer: str) -> bytes:

@@ -61,6 +61,18 @@ class RedisInfoStore:
         built = schema.show(upload, received, time.time(), speed)
         await call(self._redis, schema.SHOW, *built)
 
+    async def expect(self, upload: Upload, size: int) -> None:
+        built = [schema.job_key(upload.id)], [str(size), str(time.time())]
+        await call(self._redis, schema.EXPECT, *built)
+
+    async def describe(self, upload: Upload) -> None:
+        built = [schema.upload_key(upload.id)], [str(upload.token), upload.metadata or ""]
+        await call(self._redis, schema.DESCRIBE, *built)
+
+    async def forget(self, upload_id: str) -> None:
+        keys = [*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX, schema.JOBS]
+        await call(self._redis, schema.FORGET, keys, [upload_id, str(time.time())])
+
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         built = schema.terminate(upload.id, upload.token, time.time(), forget_at)
         _check(await call(self._redis, schema.TERMINATE, *built))

@@ -268,6 +268,22 @@ redis.call('PUBLISH', KEYS[2], '')
 """)
 
 
+# The client told, in between, how much there will be.
+# KEYS job   ARGV size now
+EXPECT = Script("""
+if redis.call('HGET', KEYS[1], 'state') ~= 'uploading' then return end
+redis.call('HSET', KEYS[1], 'size', ARGV[1], 'total', ARGV[1], 'updated_at', ARGV[2])
+redis.call('PUBLISH', KEYS[1], '')
+""")
+
+# KEYS upload   ARGV token metadata
+DESCRIBE = Script("""
+if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then
+  redis.call('HSET', KEYS[1], 'metadata', ARGV[2])
+end
+""")
+
+
 def show(upload: Upload, received: int, now: float, speed: float) -> tuple[list[str], list[str]]:
     """Build KEYS and ARGV of SHOW."""
     args = [str(upload.token), str(received), str(now), f"{speed:.0f}"]

@@ -177,7 +177,7 @@ class FileWriter:
                     yield [Sync(self._data, size)]
                 # What came meanwhile is not on the disk.
                 self._unsynced -= size
-                line = self._log.write(journal.commit_line(upload, self._boot))
+                line = self._log.write(self._lines(upload))
                 if self._durable:
                     yield [line]
                 read = self._log.others()
@@ -188,6 +188,12 @@ class FileWriter:
         if read is not None and read.upload.token > upload.token:
             raise LockLost("a newer request has opened this upload")
         self.upload = upload
+
+    def _lines(self, upload: Upload) -> bytes:
+        line = journal.commit_line(upload, self._boot)
+        if upload.metadata == self.upload.metadata:
+            return line
+        return journal.described_line(upload) + line
 
     def _cut(self, upload: Upload) -> None:
         size = upload.offset - self._start

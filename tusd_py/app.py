@@ -38,6 +38,7 @@ from tusd_py.cors import Cors
 from tusd_py.dispatch import Dispatcher
 from tusd_py.download import Downloads
 from tusd_py.exchange import AsgiExchange
+from tusd_py.form import PATH, Forms
 from tusd_py.jobs import Jobs
 from tusd_py.listing import Jobs as AllJobs
 from tusd_py.native import Front
@@ -287,6 +288,7 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             Route(origin.creation_path, files),
             Route(f"{origin.creation_path}/{{upload_id:path}}", files),
+            Route(PATH, Forms(uploads, origin, exchange)),
             *([Route("/jobs", listing.list)] if settings.admin_token else []),
             Route("/jobs/{job_id}", jobs.job, methods=_methods(settings)),
             Route("/jobs/{job_id}/retry", jobs.retry, methods=["POST"]),

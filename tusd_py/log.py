@@ -53,6 +53,8 @@ def configure(settings: LogSettings) -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name in _QUIET:
         _send_to_root(name, logging.NOTSET if level <= logging.DEBUG else logging.WARNING)
+    # It warns of what clients send, who are told themselves.
+    _send_to_root("python_multipart", logging.NOTSET if level <= logging.DEBUG else logging.ERROR)
 
 
 def settle() -> None:

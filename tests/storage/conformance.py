@@ -52,6 +52,14 @@ class DataStoreConformance:
         assert recovered == replace(upload, offset=3, expires_at=9.0)
         assert ended is None
 
+    def test_metadata_that_came_late_are_recovered(self, store: DataStore, upload: Upload) -> None:
+        with closing(store.open(replace(upload, token=1))) as writer:
+            writer.write([b"abcdefghij"])
+            described = replace(writer.upload, offset=10, complete=True, metadata="frame_skip Mg==")
+            writer.commit(described)
+        assert store.recover(upload.id)[0] == described
+        assert store.look(upload.id) == described
+
     def test_a_writer_that_only_sleeps_never_reaches_what_its_successor_writes(
         self, store: DataStore, upload: Upload
     ) -> None:

@@ -57,6 +57,14 @@ def test_segments_and_boot_are_those_of_the_line_that_counts() -> None:
     assert journal.parse(raw).boot == "a third"
 
 
+def test_metadata_that_came_late_are_those_of_the_last_writer() -> None:
+    later = replace(UPLOAD, token=5, metadata="filename ZmlsbQ==,frame_skip Mg==")
+    raw = lines() + journal.described_line(later) + journal.commit_line(later, BOOT)
+    assert journal.parse(raw).upload == later
+    raw += journal.described_line(replace(UPLOAD, token=4, metadata="from a sleeper"))
+    assert journal.parse(raw).upload == later
+
+
 def test_a_late_line_of_an_older_token_counts_for_nothing() -> None:
     read = journal.parse(lines(line("offset", 5, 60, 3000.0), line("offset", 4, 99, 9000.0)))
     assert (read.upload.offset, read.upload.token) == (60, 5)

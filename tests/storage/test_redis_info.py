@@ -125,6 +125,49 @@ async def test_a_length_that_is_declared_late_is_the_jobs_total(
     assert (job.done, job.total, job.size) == (4, 8, 8)
 
 
+async def test_what_is_expected_is_shown_as_the_total_until_the_length_is_known(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    upload = replace(upload, length=None)
+    await info.create(upload)
+    await info.expect(upload, 1000)
+    now = replace(await locked(redis, upload), offset=250)
+    await info.commit(now, speed=2.0)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert (job.done, job.total, job.size, job.progress) == (250, 1000, 1000, 0.25)
+    assert (await record(redis, upload.id)).length is None
+    await info.commit(replace(now, offset=900, length=900, complete=True), speed=2.0)
+    await info.expect(upload, 1000)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert (job.state, job.size, job.total) == (JobState.PENDING, 900, 0)
+
+
+async def test_metadata_that_came_late_are_stored_by_who_holds_the_lock(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    old = await locked(redis, upload)
+    now = replace(await locked(redis, upload), metadata="frame_skip Mg==")
+    await info.describe(now)
+    await info.describe(replace(old, metadata="from a sleeper"))
+    assert await record(redis, upload.id) == now
+
+
+async def test_an_id_that_was_forgotten_begins_anew(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    await info.terminate(upload, 9e9)
+    await info.forget(upload.id)
+    assert await redis.keys("*") == []
+    await info.create(upload)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert job.state is JobState.UPLOADING
+
+
 async def test_completion_enters_the_outbox_once(
     info: RedisInfoStore, redis: Redis, upload: Upload
 ) -> None:
