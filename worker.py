@@ -33,6 +33,7 @@ from settings import Settings
 from storage.embedded import Embedded, EmbeddedUnavailable
 from storage.errors import (
     DiskFailed,
+    RecordTooNew,
     StorageError,
     StorageFull,
     StoreUnavailable,
@@ -172,22 +173,38 @@ def _attempt(upload_id: str, data: DataStore, jobs: RedisJobs, analyse: _Analyse
         return
     except (Cancelled, Superseded, StoreUnavailable):
         raise
+    except RecordTooNew as error:
+        _put_off(upload_id, jobs, attempt, error)
+        return
     except Exception as error:
         # What it says may hold a plate or a name.
         log.debug("job.raised", exc_info=True)
         again = jobs.died(upload_id, _reason(error))
         log.warning("job.crashed", reason=_reason(error), where=_where(error), again=again)
         return
-    document = {"job_id": upload_id, "finished_at": time.time(), **analysis.to_json()}
+    document = _document(upload_id, analysis)
     try:
-        _patiently(lambda: jobs.complete(upload_id, document))
+        _patiently(lambda: jobs.complete(upload_id, document, analysis.crops))
     except _TROUBLES as error:
-        log.warning("job.postponed", reason=str(error))
-        # If not even that can be said, it counts as lost with its worker.
-        with suppress(StoreUnavailable):
-            jobs.postpone(upload_id, attempt, str(error))
+        _put_off(upload_id, jobs, attempt, error)
         return
     log.info("job.completed", frames=analysis.frames, plates=len(analysis.plates))
+
+
+def _put_off(upload_id: str, jobs: RedisJobs, attempt: int, obstacle: StorageError) -> None:
+    log.warning("job.postponed", reason=str(obstacle))
+    # If not even that can be said, it counts as lost with its worker.
+    with suppress(StoreUnavailable):
+        jobs.postpone(upload_id, attempt, str(obstacle))
+
+
+def _document(upload_id: str, analysis: Analysis) -> dict[str, Any]:
+    """Build the result (docs/results.md)."""
+    document = {"job_id": upload_id, "finished_at": time.time(), **analysis.to_json()}
+    for number, (plate, crop) in enumerate(zip(document["plates"], analysis.crops, strict=True)):
+        # Relative to the address of the result.
+        plate["image"] = f"plates/{number}/image" if crop else None
+    return document
 
 
 def _within(

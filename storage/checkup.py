@@ -193,10 +193,12 @@ class Checkup:
 
     def _some(self, journals: Sequence[str]) -> Iterator[Finding]:
         with_bytes = self._orphans.uploads_with_bytes()
+        with_crops = self._orphans.uploads_with_crops()
         for upload_id, found in traces.of(self._redis, journals):
+            left = upload_id in with_bytes or (not found.record and upload_id in with_crops)
             if found.record and found.due is None:
                 yield self._unwatched(upload_id)
-            elif upload_id in with_bytes and self._is_removed(upload_id):
+            elif left and self._is_removed(upload_id):
                 yield self._half_removed(upload_id)
 
     def _is_removed(self, upload_id: str) -> bool:
@@ -240,7 +242,7 @@ class Checkup:
     # --- journals, each read whole
 
     def _all(self, journals: Sequence[str]) -> Iterator[Finding]:
-        with_bytes = self._orphans.uploads_with_bytes()
+        with_bytes = self._orphans.uploads_with_bytes() | self._orphans.uploads_with_crops()
         for upload_id in journals:
             # One by one: what was read long ago Redis may have learnt since.
             [(_, found)] = traces.of(self._redis, [upload_id])

@@ -1,4 +1,4 @@
-"""Uploads as plain files: `{id}` the bytes, `{id}.log` the journal, `results/{id}.json`.
+"""Uploads as plain files: `{id}` the bytes, `{id}.log` the journal; results beside them.
 
 Nearly always the bytes are one file. `{id}.1`, `{id}.2` go on where a file could not be taken over
 from its writer.
@@ -63,7 +63,7 @@ class FileStore:
         self._reserve = reserve
         self._always = PerRequest()
         self._durability = durability or self._always
-        self._results = Results(directory / "results")
+        self._results = Results(directory)
         self._secret = Secret(directory)
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._prepared = False
@@ -75,7 +75,7 @@ class FileStore:
     def prepare(self) -> None:
         """Make the directories; raise DiskFailed naming the one that cannot be used."""
         try:
-            self._results.directory.mkdir(parents=True, exist_ok=True)
+            self._results.prepare()
             probe = self._directory / f".probe-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()
@@ -366,9 +366,9 @@ class FileStore:
             names = [entry.name for entry in entries]
         return (name[:-4] for name in names if _JOURNAL_NAME.fullmatch(name))
 
-    def publish_result(self, upload_id: str, result: bytes) -> bool:
+    def publish_result(self, upload_id: str, result: bytes, crops: Sequence[bytes] = ()) -> bool:
         with DiskErrors():
-            return self._results.publish(upload_id, result)
+            return self._results.publish(upload_id, result, crops)
 
     def result(self, upload_id: str) -> bytes | None:
         with DiskErrors():

@@ -207,8 +207,12 @@ class DataStore(Protocol):
     def ids(self) -> Iterator[str]:
         """List every upload that has a record here, removed ones included."""
 
-    def publish_result(self, upload_id: str, result: bytes) -> bool:
-        """Store the result durably; False when one is there already, which then stands."""
+    def publish_result(self, upload_id: str, result: bytes, crops: Sequence[bytes] = ()) -> bool:
+        """Store a result and the JPEG of each plate's best shot durably, all or nothing.
+
+        Empty ones are left out. False when a result is there already, which then stands with its
+        own; so does the one of a run that died before it could give it its name.
+        """
 
     def result(self, upload_id: str) -> bytes | None:
         """Return the published result, or None."""

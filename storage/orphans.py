@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import stat
 import time
 from contextlib import suppress
@@ -32,6 +33,7 @@ ID = re.compile(_ID)
 _DATA = re.compile(rf"{_ID}(?:\.[1-9][0-9]*)?")
 _JOURNAL = re.compile(rf"{_ID}\.log")
 _RESULT = re.compile(rf"{_ID}\.json")
+_CROPS = re.compile(_ID)
 _ASIDE = re.compile(r"\.[0-9a-f]{16}")
 _TRIAL = re.compile(rf"\.(?:(?:probe|marker)-[0-9a-f]{{8}}|(?:secret-|{_ID}\.)[0-9a-f]{{16}})")
 # Seconds.
@@ -40,7 +42,10 @@ _OLD = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """Describe a file to remove: its name in UPLOAD_DIR, and why nobody needs it."""
+    """Describe what to remove, a file or a directory of pictures, and why nobody needs it.
+
+    `name` is its path in UPLOAD_DIR.
+    """
 
     name: str
     why: str
@@ -57,12 +62,17 @@ class Orphans:
         """Yield each one; nothing is changed."""
         for name in self._names(""):
             yield from self._look(name)
-        for name in self._names("results"):
-            yield from self._look(f"results/{name}")
+        for folder in ("results", "crops"):
+            for name in self._names(folder):
+                yield from self._look(f"{folder}/{name}")
 
     def uploads_with_bytes(self) -> set[str]:
         """Return the ids of which there is a data file."""
         return {found["id"] for name in self._names("") if (found := _DATA.fullmatch(name))}
+
+    def uploads_with_crops(self) -> set[str]:
+        """Return the ids of which there are pictures, or a result that was not published."""
+        return {name for name in self._names("crops") if _CROPS.fullmatch(name)}
 
     def remove(self, orphan: Orphan) -> bool:
         """Remove it, unless it has found an owner or somebody has it open for writing."""
@@ -78,7 +88,7 @@ class Orphans:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not any(self._look(orphan.name)):
                 return False
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         except BlockingIOError:
             return False
         except OSError as error:
@@ -103,7 +113,8 @@ class Orphans:
         with suppress(FileNotFoundError):
             found = (self._directory / name).lstat()
             old = max(found.st_mtime, found.st_ctime) < time.time() - _OLD
-            if old and stat.S_ISREG(found.st_mode):
+            kind = stat.S_ISDIR if name.startswith("crops/") else stat.S_ISREG
+            if old and kind(found.st_mode):
                 yield Orphan(name, why, found.st_size)
 
     def _why(self, name: str) -> str | None:
@@ -112,7 +123,7 @@ class Orphans:
         if folder:
             if _ASIDE.fullmatch(base):
                 return "a result that was never published"
-            found = _RESULT.fullmatch(base)
+            found = (_CROPS if folder == "crops" else _RESULT).fullmatch(base)
             return "a result without a journal" if found and self._unknown(found["id"]) else None
         if _TRIAL.fullmatch(base):
             return "left by a crash"

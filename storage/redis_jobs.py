@@ -210,13 +210,17 @@ class RedisJobs:
         args = (attempt, time.time(), *counts)
         _check(call(self._redis, schema.JOB_PROGRESS, (schema.job_key(upload_id),), args))
 
-    def complete(self, upload_id: str, document: Mapping[str, Any]) -> None:
+    def complete(
+        self, upload_id: str, document: Mapping[str, Any], crops: Sequence[bytes] = ()
+    ) -> None:
         """Publish a result durably and end the job; the first one that was published stands.
+
+        `crops` are the JPEG of each of its plates' best shots, empty for none.
 
         Raises:
             Cancelled: the upload was removed meanwhile, and the result with it.
         """
-        self._data.publish_result(upload_id, json.dumps(document).encode())
+        self._data.publish_result(upload_id, json.dumps(document).encode(), crops)
         self.finish(upload_id)
 
     def finish(self, upload_id: str) -> bool:

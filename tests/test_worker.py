@@ -44,6 +44,7 @@ ROOT = Path(__file__).parents[1]
 DEADLINE = 90.0
 FRAMES = 20
 SLOW = "from tests.slow_jobs import main; main()"
+TOO_NEW = "this record has version 2, this program knows up to 1: upgrade it"
 Worker = subprocess.Popen[str]
 
 
@@ -177,7 +178,26 @@ def test_a_video_ends_completed_with_its_result_and_its_bytes_removed(
     assert result["job_id"] == upload_id
     assert result["version"] == 1
     assert [plate["text"] for plate in result["plates"]] == [TEXT]
+    assert [plate["image"] for plate in result["plates"]] == ["plates/0/image"]
+    assert (place.data.crop(upload_id, 0) or b"").startswith(b"\xff\xd8")
     assert not (place.directory / upload_id).exists()
+
+
+def test_a_record_of_a_newer_version_is_left_to_a_newer_worker(
+    place: Place, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.upload.VERSION", 2)
+    upload_id = place.upload(video)
+    monkeypatch.undo()
+    worker.run(upload_id, place.data, place.jobs, fast)
+    job = place.job(upload_id)
+    assert (job.state, job.message) == (
+        JobState.PROCESSING,
+        f"The analysis is put off and will be tried again: {TOO_NEW}",
+    )
+    monkeypatch.setattr("storage.upload.VERSION", 2)
+    worker.run(upload_id, place.data, place.jobs, fast)
+    assert place.job(upload_id).state is JobState.COMPLETED
 
 
 def test_the_options_of_the_client_reach_the_analysis(place: Place, video: bytes) -> None:
@@ -305,10 +325,10 @@ def test_a_result_that_does_not_fit_the_disk_is_waited_for_and_then_put_off(
     refusals = iter(range(times))
     publish = FileStore.publish_result
 
-    def full(self: FileStore, upload_id: str, result: bytes) -> bool:
+    def full(self: FileStore, *what: Any) -> bool:
         for _ in refusals:
             raise StorageFull("the disk has no room left")
-        return publish(self, upload_id, result)
+        return publish(self, *what)
 
     monkeypatch.setattr(FileStore, "publish_result", full)
     monkeypatch.setattr(worker, "_AWAY", 0.01)

@@ -171,6 +171,15 @@ def test_a_job_whose_result_is_published_ends(place: Place) -> None:
     assert place.job(upload_id).state is JobState.COMPLETED
 
 
+def test_pictures_that_a_dying_run_left_of_a_removed_upload_are_removed(place: Place) -> None:
+    upload_id = place.upload(complete=True)
+    place.terminate(upload_id)
+    place.data.publish_result(upload_id, b"{}", [b"a picture"])
+    assert mend(place) == [("file", upload_id, "removed")]
+    assert place.data.crop(upload_id, 0) is None
+    assert list((place.directory / "crops").iterdir()) == []
+
+
 def test_a_lock_of_a_dead_process_is_freed_and_a_living_ones_is_not(place: Place) -> None:
     dead, alive = place.upload(complete=False), place.upload(complete=False)
     place.text.set(schema.lock_key(dead), f"{dead_process()}:3")

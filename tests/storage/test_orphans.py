@@ -121,6 +121,21 @@ def test_nothing_of_an_upload_with_a_journal_is_an_orphan(store: FileStore) -> N
 
 
 @pytest.mark.usefixtures("aged")
+def test_pictures_without_a_journal_and_of_a_run_that_died_are_removed(store: FileStore) -> None:
+    upload = created(store)
+    for upload_id in (upload.id, OURS):
+        store.publish_result(upload_id, b"{}", [b"a picture"])
+    (store.directory / "crops" / ".0123456789abcdef").mkdir()
+    strays = ["crops/.0123456789abcdef", f"crops/{OURS}", f"results/{OURS}.json"]
+    assert sorted(found(store.directory)) == strays
+    for orphan in Orphans(store.directory).find():
+        assert Orphans(store.directory).remove(orphan)
+    assert found(store.directory) == []
+    assert store.crop(upload.id, 0) == b"a picture"
+    assert store.crop(OURS, 0) is None
+
+
+@pytest.mark.usefixtures("aged")
 def test_a_damaged_journal_keeps_its_files(store: FileStore) -> None:
     upload = created(store)
     (store.directory / upload.id).write_bytes(b"abc")
