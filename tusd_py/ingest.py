@@ -323,20 +323,23 @@ class HttpProtocol(HttpToolsProtocol):
             (b"Content-Type", b"text/plain; charset=utf-8"),
             (b"Content-Length", str(len(body)).encode()),
             (b"Connection", b"close"),
-            *self._fields_for_a_page(),
+            *self._fields_of_front(),
         ]
         if self._refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
             fields.append((b"Retry-After", b"1"))
         self.transport.write(build_head(self._refused.status, fields) + body)
         self._linger()
 
-    def _fields_for_a_page(self) -> list[tuple[bytes, bytes]]:
-        """Let a page of another origin read the refusal: else it sees that something failed."""
+    def _fields_of_front(self) -> list[tuple[bytes, bytes]]:
+        """Name the request, and let a page of another origin read why it was refused."""
+        if self._front is None:
+            return []
         # As far as the head was read.
         headers = Headers(self.headers or ())
-        if self._front is None or "origin" not in headers:
-            return []
-        return [(name.encode(), value.encode()) for name, value in self._front.cors(headers)]
+        fields = [(b"X-Request-ID", self._front.ids.begin(headers).encode())]
+        if "origin" in headers:
+            fields += [(one.encode(), value.encode()) for one, value in self._front.cors(headers)]
+        return fields
 
     def _linger(self) -> None:
         """Close, but read a little first: closing on unread bytes would reset the answer."""
