@@ -150,12 +150,11 @@ class Site:
 
     async def is_empty(self) -> bool:
         """Tell whether nothing is left of any upload, but that its job was cancelled."""
-        names = {path.name for path in self.uploads.data.directory.iterdir()}
+        files = [path for path in self.uploads.data.directory.rglob("*") if path.is_file()]
+        names = {path.name for path in files if path.name[:1] != "."}
         keys: Any = await self.redis.keys("tusd:*")
         jobs = {key async for key in self._cancelled(keys)}
-        return not {name for name in names if name[:1] != "."} - {"results"} and (
-            set(keys) - jobs <= {schema.EXPIRING}
-        )
+        return not names and set(keys) - jobs <= {schema.EXPIRING}
 
     async def _cancelled(self, keys: Sequence[str]) -> AsyncIterator[str]:
         for key in keys:
