@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -13,6 +14,25 @@ if TYPE_CHECKING:
 
     from processing.detect import Quad
     from processing.video import Image
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Say how a reader wants to see a plate.
+
+    Args:
+        margin: what to add on each side, as a share of the width and of the height; negative takes
+            away.
+        tone: leave the colours, or take the brightness alone, or stretch that to the full range.
+    """
+
+    margin: tuple[float, float] = (0.0, 0.0)
+    tone: Literal["colour", "grey", "stretched"] = "colour"
+
+    def of(self, image: Image, quad: Quad) -> Image:
+        """Return the plate inside four corners as an upright BGR uint8 image."""
+        plate = cut(image, quad, self.margin)
+        return plate if self.tone == "colour" else _grey(plate, stretch=self.tone == "stretched")
 
 
 # What a picture shows around a plate, as a share of its width and of its height.
@@ -54,6 +74,16 @@ def picture(image: Image, quad: Quad) -> bytes:
         plate = np.asarray(cv2.resize(plate, size, interpolation=cv2.INTER_AREA), np.uint8)
     encoded, data = cv2.imencode(".jpg", plate, [cv2.IMWRITE_JPEG_QUALITY, 85])
     return bytes(data) if encoded else b""
+
+
+def _grey(plate: Image, *, stretch: bool) -> Image:
+    grey = cv2.cvtColor(plate, cv2.COLOR_BGR2GRAY)
+    if stretch:
+        # Not from the darkest to the brightest pixel: one glint would spoil it.
+        dark, bright = np.percentile(grey, (2, 98))
+        wide = (grey.astype(np.float32) - dark) * (255 / max(bright - dark, 1.0))
+        grey = np.clip(wide, 0, 255).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
 
 
 def _is_upright(corners: NDArray[np.float32]) -> bool:

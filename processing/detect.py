@@ -112,8 +112,9 @@ class TextPlateDetector:
     ) -> None:
         self._side = side
         self._geometry = geometry or PlateGeometry()
-        # With 'min' small frames would be enlarged; 'max' leaves the size to us.
-        self._engine = rapidocr_engine(threads, {"Det.limit_type": "max"})
+        # With 'min' small frames would be enlarged; 'max' shrinks to its own limit unless told.
+        limits = {"Det.limit_type": "max", "Det.limit_side_len": side, "Det.box_thresh": 0.3}
+        self._engine = rapidocr_engine(threads, limits)
         self.versions = {
             "rapidocr": metadata.version("rapidocr"),
             "onnxruntime": onnxruntime.__version__,
@@ -148,7 +149,7 @@ class AlprDetector:
 
     name = "open-image-models"
 
-    def __init__(self, model: Path, threads: int = 2, least_score: float = 0.4) -> None:
+    def __init__(self, model: Path, threads: int = 2, least_score: float = 0.25) -> None:
         library = import_module("open_image_models.detection.core.yolo_v9")
         self._model = library.YoloV9Detector(
             model,

@@ -8,18 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from processing.crop import cut, picture
+from processing.crop import picture
 from processing.result import Analysis, Reading
-from processing.text import is_plate, normalise, plausibility
+from processing.text import is_plate, may_be_plate, normalise, plausibility
 from processing.track import Tracker, plates, without_overlays
 from processing.video import open_video
+from processing.vote import vote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from processing.crop import View
     from processing.detect import Candidate, PlateDetector
-    from processing.read import PlateReader, Text
-    from processing.result import Plate, VideoInfo
+    from processing.formats import Region
+    from processing.read import PlateReader
+    from processing.result import Plate, Text, VideoInfo
     from processing.video import Frame, Source, Video
 
 # Enough to read a car that passes in half a second several times.
@@ -62,6 +65,7 @@ def analyse(
     *,
     every: int | None = None,
     min_confidence: float = 0.3,
+    region: Region = "any",
     reason: str = "",
 ) -> Analysis:
     """Find and read the licence plates of a video or still image.
@@ -74,6 +78,7 @@ def analyse(
             the analysis and goes through.
         every: analyse each so many frames; None for about six a second of video.
         min_confidence: plates below are left out, 0 to 1.
+        region: whose plates' forms decide between characters that look alike.
         reason: why this detector and reader run, for the result.
 
     Raises:
@@ -86,7 +91,7 @@ def analyse(
     with open_video(source) as video:
         search = _Search(video, detector, reader)
         search.run(every or _stride(video.info), on_progress)
-        found = search.plates(min_confidence)
+        found = search.plates(min_confidence, region)
         detections = sum(plate.detections for plate in found)
         on_progress(Progress(video.grabbed, video.grabbed, len(found), detections))
         search.seconds["total"] = time.perf_counter() - started
@@ -124,22 +129,34 @@ class _Search:
             self.analysed += 1
             on_progress(self._progress())
 
-    def plates(self, min_confidence: float) -> list[Plate]:
+    def plates(self, min_confidence: float, region: Region) -> list[Plate]:
         tracks = without_overlays(
             self._tracker.tracks, self._video.duration, self._video.info.height
         )
-        found = plates(tracks, single_frame=self.analysed == 1)
+        found = plates(tracks, single_frame=self.analysed == 1, region=region)
         return [plate for plate in found if plate.confidence >= min_confidence]
 
     def _read(self, frame: Frame) -> list[Reading]:
         with self._clock("detect"):
             candidates = self._detector.detect(frame.image)
         with self._clock("read"):
-            margin = self._reader.margin
-            texts = self._reader.read([cut(frame.image, one.quad, margin) for one in candidates])
-        readings = best_readings(frame, candidates, texts)
+            readings = best_readings(frame, candidates, self._texts(frame, candidates))
         self._readings += len(readings)
         return readings
+
+    def _texts(self, frame: Frame, candidates: Sequence[Candidate]) -> list[list[Text]]:
+        first, *more = self._reader.views
+        texts = [[text] for text in self._looks(frame, candidates, first)]
+        # What cannot be a plate at first sight is not looked at again.
+        likely = [place for place, (text,) in enumerate(texts) if may_be_plate(text.raw)]
+        for view in more if likely else ():
+            seen = self._looks(frame, [candidates[place] for place in likely], view)
+            for place, text in zip(likely, seen, strict=True):
+                texts[place].append(text)
+        return texts
+
+    def _looks(self, frame: Frame, candidates: Sequence[Candidate], view: View) -> list[Text]:
+        return self._reader.read([view.of(frame.image, one.quad) for one in candidates])
 
     def _progress(self) -> Progress:
         # A track of one reading may be anything; voting waits for the end.
@@ -163,14 +180,22 @@ class _Search:
 
 
 def best_readings(
-    frame: Frame, candidates: Sequence[Candidate], texts: Sequence[Text]
+    frame: Frame, candidates: Sequence[Candidate], texts: Sequence[Sequence[Text]]
 ) -> list[Reading]:
-    """Return the plates read in a frame, one for each place."""
+    """Return the plates read in a frame, one for each place.
+
+    Args:
+        frame: where they were read.
+        candidates: the places that were looked at.
+        texts: what was read of each place, by view.
+    """
     likely = sorted(
         (
-            (_worth(candidate, text), candidate, _reading(frame, candidate, text))
-            for candidate, text in zip(candidates, texts, strict=True)
-            if is_plate(text.raw)
+            (_worth(candidate, reading), candidate, reading)
+            for candidate, views in zip(candidates, texts, strict=True)
+            if any(is_plate(view.raw) for view in views)
+            for reading in [_reading(frame, candidate, views)]
+            if is_plate(reading.text)
         ),
         key=lambda one: -one[0],
     )
@@ -181,20 +206,32 @@ def best_readings(
     return kept
 
 
-def _worth(candidate: Candidate, text: Text) -> float:
-    letters = normalise(text.raw)
+def _worth(candidate: Candidate, reading: Reading) -> float:
     cost = COST_OF_A_JOIN if candidate.joined else 0.0
-    return text.confidence * plausibility(letters) + WORTH_OF_A_CHARACTER * len(letters) - cost
+    sure = reading.confidence * plausibility(reading.text)
+    return sure + WORTH_OF_A_CHARACTER * len(reading.text) - cost
 
 
-def _reading(frame: Frame, candidate: Candidate, text: Text) -> Reading:
-    return Reading(
+def _reading(frame: Frame, candidate: Candidate, views: Sequence[Text]) -> Reading:
+    first = views[0]
+    reading = Reading(
         frame=frame.index,
         time=frame.time,
         box=candidate.box,
-        text=normalise(text.raw),
-        confidence=min(1.0, max(0.0, text.confidence)),
-        characters=text.characters,
+        text=normalise(first.raw),
+        confidence=min(1.0, max(0.0, first.confidence)),
+        characters=first.characters,
+        views=tuple(views) if len(views) > 1 else (),
+        score=candidate.score,
+    )
+    if len(views) == 1:
+        return reading
+    verdict = vote([reading])
+    return replace(
+        reading,
+        text=verdict.text,
+        confidence=verdict.confidence,
+        characters=verdict.characters,
     )
 
 

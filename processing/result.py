@@ -70,6 +70,22 @@ class VideoInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """Hold what a reader made of one view of a plate.
+
+    Args:
+        raw: as it was read, punctuation included.
+        confidence: the reader's own, 0 to 1.
+        characters: confidence of each A to Z and 0 to 9 of `raw`, 0 to 1; empty where the reader
+            does not tell.
+    """
+
+    raw: str
+    confidence: float
+    characters: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """Hold one text read once in one frame.
 
@@ -81,6 +97,8 @@ class Reading:
         confidence: the reader's own, 0 to 1.
         characters: the reader's confidence of each character of `text`, 0 to 1.
         crop: JPEG of the plate with its surroundings, empty where none was kept; not in the JSON.
+        views: what was read of each view of the plate, where there were several; likewise.
+        score: the detector's confidence in the place, 0 to 1; likewise.
     """
 
     frame: int
@@ -90,6 +108,8 @@ class Reading:
     confidence: float
     characters: tuple[float, ...] = ()
     crop: bytes = field(default=b"", repr=False, compare=False)
+    views: tuple[Text, ...] = field(default=(), repr=False, compare=False)
+    score: float = field(default=1.0, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the reading as a JSON object."""

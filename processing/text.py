@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 LENGTHS = range(4, 10)
+FIRST_SIGHT = range(3, 13)
 NOT_ALPHANUMERIC = re.compile(r"[^A-Z0-9]")
 # A boundary before and after, for readers put stray colons into plates as well: 1Z7:5233.
 CLOCK = re.compile(
@@ -37,6 +38,11 @@ def is_plate(raw: str) -> bool:
         and any(character.isdigit() for character in text)
         and not CLOCK.search(raw)
     )
+
+
+def may_be_plate(raw: str) -> bool:
+    """Tell whether another look at a text may show a plate: 3 to 12 characters, no clock."""
+    return len(normalise(raw)) in FIRST_SIGHT and not CLOCK.search(raw)
 
 
 def plausibility(text: str) -> float:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
+from processing.formats import fits
 from processing.result import Plate
 from processing.text import plausibility
-from processing.vote import Verdict, vote
+from processing.vote import Verdict, settled, vote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from processing.formats import Region
     from processing.result import Reading
 
 CONFUSABLE = str.maketrans("OQDIBSZG", "00018526")
@@ -152,12 +154,15 @@ class _Sighting:
         return len(self.readings) >= SOLID_READINGS and self.verdict.confidence >= SOLID_CONFIDENCE
 
 
-def plates(tracks: Iterable[Track], *, single_frame: bool = False) -> list[Plate]:
+def plates(
+    tracks: Iterable[Track], *, single_frame: bool = False, region: Region = "any"
+) -> list[Plate]:
     """Vote on each track, join those of one plate, and return the plates by first appearance.
 
     Args:
         tracks: what a `Tracker` collected.
         single_frame: there was but one frame, so that no plate could be read twice.
+        region: whose forms decide between characters that look alike.
     """
     joined: list[_Sighting] = []
     # The strongest first, so that partial readings find the whole to join.
@@ -169,8 +174,9 @@ def plates(tracks: Iterable[Track], *, single_frame: bool = False) -> list[Plate
                 break
         else:
             joined.append(sighting)
-    found = [_plate(sighting, single_frame=single_frame) for sighting in joined]
-    return sorted(found, key=lambda plate: (plate.first_seen, -plate.confidence, plate.text))
+    found = [_plate(sighting, region, single_frame=single_frame) for sighting in joined]
+    places = sorted(range(len(found)), key=lambda place: _rank(found[place], joined[place]))
+    return [found[place] for place in places]
 
 
 def without_overlays(tracks: Sequence[Track], duration: float, height: int) -> list[Track]:
@@ -224,8 +230,8 @@ def _gap(one: _Sighting, other: _Sighting) -> float:
     )
 
 
-def _plate(sighting: _Sighting, *, single_frame: bool) -> Plate:
-    text = sighting.text
+def _plate(sighting: _Sighting, region: Region, *, single_frame: bool) -> Plate:
+    text = settled(sighting.verdict, region)
     frames = {reading.frame for reading in sighting.readings}
     support = 1.0 if single_frame else SUPPORT.get(len(frames), 1.0)
     shot = max(_agreeing(sighting), key=_quality)
@@ -238,6 +244,14 @@ def _plate(sighting: _Sighting, *, single_frame: bool) -> Plate:
         box=shot.box,
         crop=shot.crop or max(sighting.readings, key=_pictured).crop,
     )
+
+
+def _rank(plate: Plate, sighting: _Sighting) -> tuple[float, float, str]:
+    # Of plates seen together those of the nearer vehicles come first, unless they are less sure.
+    shot = max(_agreeing(sighting), key=_quality)
+    prominence = plate.confidence * shot.score**0.3 * shot.box.area**0.2
+    prominence *= 1.0 if fits(plate.text) else 0.85
+    return plate.first_seen, -prominence, plate.text
 
 
 def _agreeing(sighting: _Sighting) -> Iterator[Reading]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 import worker
+from processing.crop import View
 from processing.detect import Candidate
 from processing.engines import Engine
-from processing.read import Text
+from processing.result import Text
 from settings import Settings
 from storage.filestore import FileStore
 from storage.redis_jobs import RedisJobs
@@ -52,7 +53,7 @@ class SureReader:
 
     name = "sure"
     versions: dict[str, str] = {}  # noqa: RUF012
-    margin = (0.0, 0.0)
+    views = (View(),)
 
     def read(self, crops: Sequence[Image]) -> list[Text]:
         """Read without looking."""

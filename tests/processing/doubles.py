@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from processing.crop import View
 from processing.detect import Candidate
-from processing.read import Text
-from processing.result import Box, Reading
+from processing.result import Box, Reading, Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,7 +62,7 @@ class FixedReader:
 
     texts: Sequence[Text] = (Text("AB12CDE", 0.9),)
     name: str = "fixed"
-    margin: tuple[float, float] = (0.0, 0.0)
+    views: Sequence[View] = (View(),)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, crops: Sequence[Image]) -> list[Text]:

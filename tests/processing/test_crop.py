@@ -3,7 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from processing.crop import cut, picture
+from processing.crop import View, cut, picture
 from tests.processing.doubles import quad
 
 
@@ -47,3 +47,18 @@ def test_a_picture_of_a_large_plate_is_made_smaller() -> None:
     shown = cv2.imdecode(np.frombuffer(picture(image, quad(200, 100, 1600, 200)), np.uint8), 1)
     assert shown is not None
     assert shown.shape[1] == 480
+
+
+def test_a_view_adds_or_takes_away_at_the_sides() -> None:
+    image = np.zeros((200, 300, 3), np.uint8)
+    assert View((0.1, -0.1)).of(image, quad(50, 50, 100, 50)).shape == (40, 120, 3)
+
+
+def test_a_stretched_view_uses_the_full_range_without_colour() -> None:
+    image = np.full((60, 120, 3), (90, 100, 110), np.uint8)
+    image[:, 60:] = (120, 130, 140)
+    seen = View(tone="stretched").of(image, quad(0, 0, 120, 60))
+    assert (int(seen.min()), int(seen.max())) == (0, 255)
+    assert (seen[..., 0] == seen[..., 2]).all()
+    grey = View(tone="grey").of(image, quad(0, 0, 120, 60))
+    assert int(grey.max()) < 150

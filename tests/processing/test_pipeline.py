@@ -8,20 +8,22 @@ import cv2
 import numpy as np
 import pytest
 
+from processing.crop import View
 from processing.detect import Candidate
 from processing.engines import choose
 from processing.errors import EmptyVideo, NotAVideo
 from processing.pipeline import Progress, analyse, best_readings
-from processing.read import Text
+from processing.result import Text
 from processing.video import Frame
 from tests.processing.doubles import FixedDetector, FixedReader, quad
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from processing.engines import Engine
     from processing.result import Analysis
-    from processing.video import Source
+    from processing.video import Image, Source
     from tests.processing.doubles import SharedFolder
     from tests.scene import Shown
 
@@ -192,7 +194,7 @@ def test_a_part_of_a_plate_gives_way_to_the_whole() -> None:
         Candidate(quad(55, 10, 60, 20), 0.9),
         Candidate(quad(10, 10, 105, 20), 0.9, joined=True),
     ]
-    read = [Text("34A", 1.0), Text("36837", 1.0), Text("34A 36837", 0.95)]
+    read = [[Text("34A", 1.0)], [Text("36837", 1.0)], [Text("34A 36837", 0.95)]]
     assert [one.text for one in best_readings(blank(), candidates, read)] == ["34A36837"]
 
 
@@ -201,8 +203,29 @@ def test_a_plate_joined_with_a_sticker_gives_way_to_the_plate() -> None:
         Candidate(quad(10, 10, 80, 20), 0.9),
         Candidate(quad(10, 10, 105, 20), 0.9, joined=True),
     ]
-    read = [Text("CDK575", 0.99), Text("CDK575 13", 0.99)]
+    read = [[Text("CDK575", 0.99)], [Text("CDK575 13", 0.99)]]
     assert [one.text for one in best_readings(blank(), candidates, read)] == ["CDK575"]
+
+
+def test_views_of_a_place_are_voted_on() -> None:
+    candidates = [Candidate(quad(10, 10, 80, 20), 0.9)]
+    read = [[Text("AB12CDF", 0.8), Text("AB12 CDE", 0.9), Text("AB12CDE", 0.9)]]
+    (one,) = best_readings(blank(), candidates, read)
+    assert one.text == "AB12CDE"
+
+
+def test_only_what_may_be_a_plate_is_looked_at_again(tiny_clip: Path) -> None:
+    asked: list[int] = []
+
+    class Reader(FixedReader):
+        def read(self, crops: Sequence[Image]) -> list[Text]:
+            asked.append(len(crops))
+            return [Text("AB12CDE", 0.9), Text("CAR PARK EXIT ONLY", 0.9)][: len(crops)]
+
+    places = (Candidate(quad(10, 10, 80, 20), 0.9), Candidate(quad(10, 60, 80, 20), 0.9))
+    reader = Reader(views=(View(), View(tone="grey")))
+    analyse(tiny_clip, FixedDetector(places), reader, ignore, every=20)
+    assert asked == [2, 1]
 
 
 def blank() -> Frame:

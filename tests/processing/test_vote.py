@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import random  # noqa: TC003 - Hypothesis reads the annotation
+from dataclasses import replace
 from string import ascii_uppercase, digits
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processing.result import Box, Reading
-from processing.vote import vote
+from processing.result import Box, Reading, Text
+from processing.vote import settled, vote
 from tests.processing.doubles import reading
 
 TEXTS = st.text(ascii_uppercase + digits, min_size=1, max_size=10)
@@ -48,6 +49,26 @@ def test_disagreement_lowers_the_confidence() -> None:
     disputed = vote([reading("AB12CDE"), reading("AB12CDE"), reading("XB12CDE")])
     assert disputed.text == agreed.text
     assert disputed.confidence < agreed.confidence
+
+
+def test_views_of_one_reading_share_its_vote() -> None:
+    views = (Text("AB12CDF", 0.9), Text("AB12-CDF", 0.9), Text("AB12CDF", 0.9))
+    thrice = replace(reading("AB12CDF"), views=views)
+    assert vote([thrice, reading("AB12CDE"), reading("AB12CDE")]).text == "AB12CDE"
+    assert vote([thrice]).text == "AB12CDF"
+
+
+def test_what_else_was_read_is_told_with_its_share() -> None:
+    verdict = vote([reading("AB12CDE")] * 3 + [reading("A812CDE")])
+    ((rival, share),) = verdict.rivals
+    assert (rival, round(share, 3)) == ("A812CDE", 0.25)
+
+
+def test_a_text_of_no_form_gives_way_to_one_near_it_that_has_one() -> None:
+    seen = [reading("MHGV4L")] * 3 + [reading("MH6V4L")]
+    assert vote(seen).text == "MHGV4L"
+    assert settled(vote(seen)) == "MH6V4L"
+    assert settled(vote([reading("HLOKTY1")] * 3 + [reading("HL8KTY1")])) == "HLOKTY1"
 
 
 def test_vote_without_readings_is_refused() -> None:
