@@ -60,7 +60,8 @@ class FileStore:
         and their results always.
         """
         self._directory = directory
-        self._reserve = reserve
+        self._place = str(directory)
+        self._room = Room(reserve)
         self._always = PerRequest()
         self._durability = durability or self._always
         self._results = Results(directory)
@@ -120,12 +121,12 @@ class FileStore:
 
     def beginning(self, upload: Upload) -> Steps[FileWriter]:
         # Names as text: this is on the way of every small upload.
-        path = f"{self._directory}/{upload.id}"
+        path = f"{self._place}/{upload.id}"
         # Nobody else can have made it: any name of the writer will do.
         opened = journal.opened_line(upload, self._boot, "first")
         lines = journal.first_lines(upload, self._boot) + opened
         with DiskErrors():
-            Room(self._reserve).check(self._directory)
+            self._room.check(self._place)
             data = create_locked(path)
             try:
                 log = yield from self._begin_log(f"{path}.log", lines)
@@ -158,7 +159,7 @@ class FileStore:
             log,
             size=size,
             boot=self._boot,
-            room=Room(self._reserve),
+            room=self._room,
             durability=self._durability,
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -139,7 +139,8 @@ class Lease:
 class _Place:
     """Where the requests for one upload queue; it is there as long as any of them is."""
 
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: Made by the second one who comes.
+    turn: asyncio.Lock | None = None
     guests: int = 0
     waiting: int = 0
     held: Lease | None = None
@@ -243,13 +244,15 @@ class Leases:
         """Queue behind the other requests of this process; the one that writes is asked to stop."""
         place = self._places.get(upload_id)
         if place is None:
-            place = self._places[upload_id] = _Place()
+            place = self._places[upload_id] = _Place(guests=1)
+            return place
         place.guests += 1
         try:
-            if place.guests == 1:
+            if place.turn is None:
+                place.turn = asyncio.Lock()
+                # For the one who is in, and gives it back: nobody waits here.
                 await place.turn.acquire()
-            else:
-                await _queue(place)
+            await _queue(place, place.turn)
         except BaseException:
             self._depart(upload_id, place)
             raise
@@ -257,7 +260,8 @@ class Leases:
 
     def leave(self, upload_id: str, place: _Place) -> None:
         """Let the next one in."""
-        place.turn.release()
+        if place.turn is not None:
+            place.turn.release()
         self._depart(upload_id, place)
 
     def _depart(self, upload_id: str, place: _Place) -> None:
@@ -407,13 +411,13 @@ class _Holding:
             self._leases.leave(self._upload_id, self._place)
 
 
-async def _queue(place: _Place) -> None:
+async def _queue(place: _Place, turn: asyncio.Lock) -> None:
     place.waiting += 1
     if place.held is not None:
         place.held.stop.set()
     try:
         async with asyncio.timeout(_PATIENCE):
-            await place.turn.acquire()
+            await turn.acquire()
     except TimeoutError:
         raise UploadLocked("another request writes this upload and does not let go") from None
     finally:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from storage.job import Ended
     from storage.upload import Upload
 
+    #: KEYS and ARGV of a script.
+    Built = tuple[list[str], list[str | float]]
+
 EXPIRING = "tusd:expiring"
 OUTBOX = "tusd:outbox"
 JOBS = "tusd:jobs"
@@ -45,7 +48,7 @@ def job_key(upload_id: str) -> str:
 
 def pair(upload_id: str) -> tuple[str, str]:
     """Name the two hashes of an upload, in the order in which scripts take them."""
-    return upload_key(upload_id), job_key(upload_id)
+    return f"tusd:upload:{upload_id}", f"tusd:job:{upload_id}"
 
 
 def lock_key(upload_id: str) -> str:
@@ -121,13 +124,11 @@ return 1
 )
 
 
-def store(
-    upload: Upload, ended: Ended | None, now: float, lock: str = ""
-) -> tuple[list[str], list[str]]:
+def store(upload: Upload, ended: Ended | None, now: float, lock: str = "") -> Built:
     """Build KEYS and ARGV of STORE for a record that is new or rebuilt, perhaps locked at once."""
     state = JobState.PENDING if upload.complete else JobState.UPLOADING
     due = upload.expires_at
-    job: dict[str, object] = {"size": upload.length or 0, "updated_at": now}
+    job: dict[str, str | float] = {"size": upload.length or 0, "updated_at": now}
     if ended is not None:
         state, due = ended.state, ended.due
         upload = replace(upload, expires_at=ended.until)
@@ -142,12 +143,13 @@ def store(
     keys = [*pair(upload.id), EXPIRING, JOBS, OUTBOX, lock_key(upload.id)]
     shown = "partial" if upload.partial else state.value
     awaited = list(dict.fromkeys(upload.parts)) if upload.waiting else []
-    args = [upload.id, str(upload.created_at), str(due), shown, str(len(parts)), str(len(awaited))]
-    return keys, [*args, lock, str(LEASE_MS), *parts, *awaited, *_parts(upload.to_hash())]
+    where = (upload.id, upload.created_at, due, shown)
+    counts = (len(parts), len(awaited), lock, LEASE_MS)
+    return keys, [*where, *counts, *parts, *awaited, *_parts(upload.to_hash())]
 
 
-def _parts(fields: Mapping[str, object]) -> list[str]:
-    return [*map(str, chain.from_iterable(fields.items()))]
+def _parts(fields: Mapping[str, str] | Mapping[str, str | float]) -> list[str | float]:
+    return [*chain.from_iterable(fields.items())]
 
 
 # KEYS lock upload waiting   ARGV id process ttl_ms take
@@ -284,10 +286,9 @@ end
 """)
 
 
-def show(upload: Upload, received: int, now: float, speed: float) -> tuple[list[str], list[str]]:
+def show(upload: Upload, received: int, now: float, speed: float) -> Built:
     """Build KEYS and ARGV of SHOW."""
-    args = [str(upload.token), str(received), str(now), f"{speed:.0f}"]
-    return [*pair(upload.id)], args
+    return [*pair(upload.id)], [upload.token, received, now, int(speed)]
 
 
 # Say in a record what its journal says. The token rises above both: whoever got one before that
@@ -496,28 +497,26 @@ return 1
 )
 
 
-def commit(upload: Upload, now: float, speed: float, lock: str = "") -> tuple[list[str], list[str]]:
+def commit(upload: Upload, now: float, speed: float, lock: str = "") -> Built:
     """Build KEYS and ARGV of COMMIT; a complete upload gives the lock of that value back."""
-    length = "" if upload.length is None else str(upload.length)
+    length = "" if upload.length is None else upload.length
     state = (upload.token, upload.offset, int(upload.complete), upload.expires_at)
-    args = (upload.id, *state, now, f"{speed:.0f}", length, upload.files or "")
+    args = [upload.id, *state, now, int(speed), length, upload.files or ""]
     keys = [*pair(upload.id), EXPIRING, OUTBOX]
     if not (lock and upload.complete):
-        return keys, [str(one) for one in args]
+        return keys, args
     keys += [lock_key(upload.id), waiting_key(upload.id)]
-    return keys, [*(str(one) for one in args), lock]
+    return keys, [*args, lock]
 
 
-def terminate(
-    upload_id: str, token: int | None, now: float, forget_at: float
-) -> tuple[list[str], list[str]]:
+def terminate(upload_id: str, token: int | None, now: float, forget_at: float) -> Built:
     """Build KEYS and ARGV of TERMINATE; without a token it does not matter who holds the upload."""
-    fence = "" if token is None else str(token)
+    fence = "" if token is None else token
     keys = [*pair(upload_id), EXPIRING, OUTBOX, JOBS]
-    return keys, [upload_id, fence, str(now), str(int(forget_at))]
+    return keys, [upload_id, fence, now, int(forget_at)]
 
 
-def raise_to(journal: Upload, now: float, lock: str | None = None) -> tuple[list[str], list[str]]:
+def raise_to(journal: Upload, now: float, lock: str | None = None) -> Built:
     """Build KEYS and ARGV of RAISE; `lock` is the value of the lock that the caller holds."""
     keys, args = commit(journal, now, 0.0)
     return [*keys, lock_key(journal.id)], [*args, lock or ""]

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from storage.errors import NoRoom
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # How long, in seconds, and for how many bytes an answer of the disk is believed.
 _SECONDS = 0.1
@@ -17,7 +13,7 @@ _BYTES = 2**20
 
 
 class Room:
-    """Keep `reserve` bytes of a disk free: one writer's look at it, now and then."""
+    """Keep `reserve` bytes of a disk free: one look at it for all who write, now and then."""
 
     def __init__(self, reserve: int) -> None:
         """Let everything be written when `reserve` is 0."""
@@ -32,7 +28,7 @@ class Room:
             self.check(descriptor)
             self._left -= count
 
-    def check(self, place: int | Path) -> None:
+    def check(self, place: int | str) -> None:
         """Ask the disk of this file or directory whether there is room; raise NoRoom or OSError."""
         disk = os.statvfs(place)
         free = disk.f_bavail * disk.f_frsize

@@ -119,8 +119,8 @@ class Files:
         return partial(self._carry_native, name)
 
     async def _carry_native(self, upload_id: str | None, exchange: NativeExchange) -> None:
-        method, headers = exchange.scope["method"], exchange.headers
-        reach = self._origin.of(exchange.scope, headers)
+        method, headers = exchange.method, exchange.headers
+        reach = self._origin.of(exchange.where, headers)
         # Nearly always it says so; to ask takes longer than to see it.
         says = "tus-resumable" in headers
         speaker = Tus(reach) if says else await self._speaker(method, upload_id, headers, reach)

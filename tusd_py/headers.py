@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from dataclasses import dataclass
@@ -32,18 +31,20 @@ class InvalidHeader(ValueError):
 class Headers:
     """Hold the header fields of one request, names in lower case, values as received."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_repeated")
 
     def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
         """Take ASGI's list of pairs."""
-        self._fields: dict[str, list[str]] = {}
+        self._fields: dict[str, str] = {}
+        # All values of those that came more than once.
+        self._repeated: dict[str, list[str]] = {}
         fields = self._fields
         for raw_name, raw_value in raw:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1").strip(" \t")
             if name in fields:
-                fields[name].append(value)
+                self._repeated.setdefault(name, [fields[name]]).append(value)
             else:
-                fields[name] = [value]
+                fields[name] = value
 
     def __contains__(self, name: str) -> bool:
         """Tell whether the header came at all."""
@@ -55,24 +56,31 @@ class Headers:
         Raises:
             InvalidHeader: it came with unlike values.
         """
-        values = self._fields.get(name)
-        if values is None:
-            return None
-        if len(values) > 1 and len(set(values)) > 1:
-            raise InvalidHeader(name, "one value", ", ".join(values))
-        return values[0]
+        if self._repeated and len(set(self._repeated.get(name, ()))) > 1:
+            raise InvalidHeader(name, "one value", ", ".join(self._repeated[name]))
+        return self._fields.get(name)
+
+    def number(self, name: str) -> int | None:
+        """Return a header that is a number (`parse_number`), or None; raise InvalidHeader."""
+        value = self.one(name) if self._repeated else self._fields.get(name)
+        return None if value is None else parse_number(name, value)
 
     def lines(self, name: str) -> list[str]:
         """Return the values of every line of a name."""
-        return self._fields.get(name, [])
+        if name in self._repeated:
+            return self._repeated[name]
+        return [self._fields[name]] if name in self._fields else []
 
     def joined(self, name: str, separator: str = ",") -> str | None:
         """Return a header that may be spread over several lines (RFC 9110, section 5.3)."""
-        values = self._fields.get(name)
-        return None if values is None else separator.join(values)
+        if name in self._repeated:
+            return separator.join(self._repeated[name])
+        return self._fields.get(name)
 
     def listed(self, name: str) -> set[str]:
         """Return the elements of a header that lists names, in lower case."""
+        if name not in self._fields:
+            return set()
         elements = (self.joined(name) or "").split(",")
         return {element.strip(" \t").lower() for element in elements} - {""}
 
@@ -109,8 +117,9 @@ def _split_pair(element: str) -> tuple[str, str]:
 
 def _decode(name: str, encoded: str) -> bytes:
     try:
-        return base64.b64decode(encoded.encode("latin-1"), validate=True)
-    except (binascii.Error, ValueError):
+        # What b64decode does when it is to validate, past its detours.
+        return binascii.a2b_base64(encoded, strict_mode=True)
+    except ValueError:
         raise InvalidHeader(name, "a base64 value", encoded) from None
 
 

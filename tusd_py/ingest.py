@@ -18,6 +18,7 @@ from tusd_py.native import NativeExchange
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.config import Config
@@ -72,11 +73,18 @@ class HttpProtocol(HttpToolsProtocol):
         self._linger_left: int | None = None
         self._idle_since: float | None = None
         self._at_end = False
+        # What an ASGI scope says of every request of a connection.
+        self.where: Mapping[str, Any] = {}
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.where = {
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "client": self.client,
+        }
         # uvicorn keeps there what its `http` option makes.
         guests: Any = self.connections
         if self._crowd is None or self._crowd.admits(self, guests):
@@ -130,7 +138,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._silent += len(data)
         try:
             self._feed(memoryview(data))
-            self._check_silence()
+            if self._silent > HEAD_MOST:
+                self._refuse_silence()
         except Refused as refused:
             self._refuse(refused)
         except httptools.HttpParserError as error:
@@ -173,9 +182,6 @@ class HttpProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         return self.parser.get_method() == b"GET" and super()._should_upgrade()
 
-    def _is_foreign_upgrade(self) -> bool:
-        return self.parser.should_upgrade() and not self._should_upgrade()
-
     def _is_busy(self) -> bool:
         """Tell whether a request still has to be answered."""
         return self._request is not None and not self.cycle.response_complete
@@ -183,16 +189,19 @@ class HttpProtocol(HttpToolsProtocol):
     # What the parser tells
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # As uvicorn does, but for the scope: only the app wants one.
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._head = self._silent = 0
         self._trailers = None
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
+        self._silent = 0
+        self._head += len(url)
+        if self._head > HEAD_MOST:
+            raise head_too_long()
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # As `_count` does; it is called for every line of every head.
         self._silent = 0
         self._head += len(name) + len(value) + 4
         if self._head > HEAD_MOST:
@@ -204,7 +213,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._trailers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self._cancel_timers()
+        if self._head_timer is not None:
+            self._cancel_timers()
         self._head = self._silent = 0
         method, version = self.parser.get_method(), self.parser.get_http_version()
         headers = Headers(self.headers)
@@ -218,12 +228,10 @@ class HttpProtocol(HttpToolsProtocol):
             handle = self._front.find(method, self.url)
             if handle is not None:
                 keep_alive = version != "1.0" and self.parser.should_keep_alive()
-                self.scope["method"] = method.decode("ascii")
-                self.scope["http_version"] = version
-                self._carry_out(
-                    NativeExchange(self, self._front, headers, trailers, keep_alive=keep_alive),
-                    handle,
+                exchange = NativeExchange(
+                    self, self._front, method.decode(), headers, trailers, keep_alive=keep_alive
                 )
+                self._carry_out(exchange, handle)
                 return
         self._hand_over()
 
@@ -244,6 +252,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _hand_over(self) -> None:
         """Begin a request of the app's."""
+        came = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = came
+        self.scope["headers"] = self.headers
         self.scope["extensions"] = {CUT: {}, TRAILERS: {"fields": self._trailers}}
         if self.parser.get_http_version() != "1.0":
             self.scope["extensions"][INFORMATIONAL] = {}
@@ -261,7 +273,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._is_foreign_upgrade():
+        if self.parser.should_upgrade() and not self._should_upgrade():
             return
         self._head = self._silent = 0
         self._in_body = False
@@ -289,15 +301,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._refused is not None and not self._is_busy():
             self.send_refusal()
 
-    def _count(self, size: int) -> None:
-        self._silent = 0
-        self._head += size
-        if self._head > HEAD_MOST:
-            raise head_too_long()
-
-    def _check_silence(self) -> None:
-        if self._silent <= HEAD_MOST:
-            return
+    def _refuse_silence(self) -> None:
         if self._in_body and not self._head:
             raise Refused(HTTPStatus.BAD_REQUEST, "expected a chunk, got endless extensions of one")
         raise head_too_long()

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 import structlog
@@ -193,8 +193,10 @@ class Intake:
             try:
                 if self._writer.held > _HELD:
                     await run_to_the_end(self._writer.write, ())
-                step = max(_STEP, min(_CHECKPOINT, self._glance(sink.offset)))
-                end = await exchange.move_body(sink, min(most - sink.offset, step), stop)
+                offset = sink.offset
+                # As nothing has come yet, its speed is not known either.
+                step = _STEP if offset == self._first else self._step(offset)
+                end = await exchange.move_body(sink, min(most - offset, step), stop)
             except StorageError:
                 # What fitted is kept, if that much can still be remembered.
                 with suppress(StorageError):
@@ -213,9 +215,10 @@ class Intake:
             else:
                 self._show(sink.offset)
 
-    def _glance(self, offset: int) -> int:
-        """Return the bytes between two looks at a fast body, of which none divides a page."""
-        return int(self._speed(offset) * _GLANCE) // _STEP * _STEP
+    def _step(self, offset: int) -> int:
+        """Return the bytes until the next look at a body; none of them divides a page."""
+        glance = int(self._speed(offset) * _GLANCE) // _STEP * _STEP
+        return max(_STEP, min(_CHECKPOINT, glance))
 
     def _is_due(self, offset: int) -> bool:
         """Tell whether it is time to commit: for much at once, for little when it is its turn."""
@@ -265,13 +268,11 @@ class Intake:
             # What came is kept; that it was all is not believed.
             await self._commit(self.upload.length)
             check_complete(action, offset, length)
-        if complete and self._to_examine():
+        said = self.upload.repr_digest or action.repr_digest
+        if complete and (said or not self._seen):
             await self._commit(self.upload.length, seen=False)
             await self._examine()
         await self._commit(length, complete=complete)
-
-    def _to_examine(self) -> bool:
-        return not self._seen or bool(self.upload.repr_digest or self._action.repr_digest)
 
     async def _examine(self) -> None:
         """Check the whole content against what was said of it; it is durable, not yet complete."""
@@ -299,11 +300,7 @@ class Intake:
         complete = before.complete if complete is None else complete
         if (offset, length, complete) != (before.offset, before.length, before.complete):
             expires_at = time.time() + self._stores.limits.expiration
-            await self._store(
-                replace(
-                    before, offset=offset, length=length, complete=complete, expires_at=expires_at
-                )
-            )
+            await self._store(before.at(offset, length, expires_at, complete=complete))
         if seen and not self._seen and offset > 0:
             await self._look()
 

@@ -30,11 +30,11 @@ def configure(settings: LogSettings) -> None:
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.stdlib.ExtraAdder() if level <= logging.DEBUG else _as_is,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    renderers = _renderers(settings)
     structlog.configure(
-        processors=[*shared, structlog.processors.StackInfoRenderer(), *_renderers(settings)],
+        processors=[*shared, structlog.processors.StackInfoRenderer(), *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         # Past the standard library, whose records cost five times as much as what they say.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
@@ -43,11 +43,9 @@ def configure(settings: LogSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(settings),
-            ],
+            # What libraries add to their records may name files.
+            foreign_pre_chain=shared + [structlog.stdlib.ExtraAdder()] * (level <= logging.DEBUG),
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
@@ -107,8 +105,3 @@ def _send_to_root(name: str, level: int) -> None:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(level)
-
-
-def _as_is(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Leave out what libraries add to their records: it may name files."""
-    return event

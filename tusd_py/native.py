@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -21,7 +21,7 @@ from tusd_py.request_id import RequestIds
 from tusd_py.straight import Straight
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from storage.interfaces import Sink
     from tusd_py.ingest import HttpProtocol
@@ -68,14 +68,16 @@ class NativeExchange:
         self,
         protocol: HttpProtocol,
         front: Front,
+        method: str,
         headers: Headers,
         trailers: Sequence[tuple[bytes, bytes]],
         *,
         keep_alive: bool,
     ) -> None:
         """Take the list to which trailer fields will be added."""
+        self.method = method
         self.headers = headers
-        self.scope: Mapping[str, Any] = protocol.scope
+        self.where = protocol.where
         self.body = bytearray()
         self.more_body = True
         self.response_started = self.response_complete = self.disconnected = False
@@ -105,7 +107,7 @@ class NativeExchange:
     def is_large(self) -> bool:
         """Tell whether the body may go straight to a file: no parser need read it."""
         # One in chunks has no length, and one in TLS has other bytes on the wire.
-        there = self._front.receiver is not None and self.scope["scheme"] == "http"
+        there = self._front.receiver is not None and self.where["scheme"] == "http"
         return there and self._length >= _LARGE
 
     # What the protocol class calls
@@ -117,7 +119,8 @@ class NativeExchange:
             await handle(self)
         except Exception:
             log.exception("request.broke")
-        self._close_straight()
+        if self._straight is not None:
+            self._straight.close()
         # Circles would stay until the collector comes.
         self._later = self._straight = None
         if self.disconnected:
@@ -134,8 +137,9 @@ class NativeExchange:
 
     async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         if self._later is None and self._straight is None:
-            await self._await_small(limit)
-            if self._take_whole(sink, limit):
+            if self.more_body and 0 < limit <= _SMALL:
+                await self._await_small()
+            if not self.more_body and self._take_whole(sink, limit):
                 return BodyEnd.DONE
             self._choose_way(sink)
         if self._later is not None:
@@ -167,14 +171,14 @@ class NativeExchange:
 
     def _take_whole(self, sink: Sink, limit: int) -> bool:
         """Take a body that is here to its end, without a detour."""
-        if self.more_body or len(self.body) > limit or not sink.take([bytes(self.body)]):
+        if len(self.body) > limit or not sink.take([bytes(self.body)]):
             return False
         self.body = bytearray()
         self._ended = BodyEnd.DONE
         return True
 
-    async def _await_small(self, limit: int) -> None:
-        if self._has_come() or not 0 < limit <= _SMALL:
+    async def _await_small(self) -> None:
+        if self._has_come():
             return
         timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._is_late)
         self._ask_for_more()
@@ -217,7 +221,7 @@ class NativeExchange:
 
     async def interim(self, response: Response) -> None:
         # One that does not read gets no news, rather than holding up its own upload.
-        deaf = self._protocol.flow.write_paused or self.scope["http_version"] == "1.0"
+        deaf = self._protocol.flow.write_paused or self._protocol.parser.get_http_version() == "1.0"
         if deaf or self.response_started or self._is_over():
             return
         raw = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
@@ -232,7 +236,8 @@ class NativeExchange:
     async def respond(self, response: Response) -> None:
         if self._protocol.flow.write_paused and not self.disconnected:
             await self._protocol.flow.drain()
-        await self._forget()
+        if self._later is not None or self._straight is not None:
+            await self._forget()
         if self.disconnected:
             return
         if self._broken:
@@ -247,16 +252,13 @@ class NativeExchange:
         self._protocol.on_response_complete()
 
     async def _forget(self) -> None:
-        self._close_straight()
+        if self._straight is not None:
+            self._straight.close()
         if self._later is not None:
             await self._later.forget()
 
-    def _close_straight(self) -> None:
-        if self._straight is not None:
-            self._straight.close()
-
     def _build(self, response: Response) -> bytes:
-        fields = complete_headers(response, self.scope["method"], unread=self.more_body)
+        fields = complete_headers(response, self.method, unread=self.more_body)
         fields.append(("x-request-id", self._name))
         if "origin" in self.headers:
             fields += self._front.cors(self.headers)
@@ -264,12 +266,13 @@ class NativeExchange:
         self.keep_alive = self.keep_alive and not closing
         if not self.keep_alive and not closing:
             fields.append(("connection", "close"))
-        lines = [f"{name.lower()}: {value}\r\n" for name, value in fields]
-        head = "".join(lines)
-        if head.count("\n") != len(lines) or head.count("\r") != len(lines):
+        head = ""
+        for name, value in fields:
+            head += f"{name.lower()}: {value}\r\n"
+        if head.count("\n") != len(fields) or head.count("\r") != len(fields):
             raise RuntimeError(f"expected header fields of a line each, got {fields}")
-        default = [b"%b: %b\r\n" % field for field in self._protocol.server_state.default_headers]
-        body = b"" if self.scope["method"] == "HEAD" else response.body
-        return b"".join(
-            [STATUS_LINE[response.status], *default, head.encode("latin-1"), b"\r\n", body]
-        )
+        before = STATUS_LINE[response.status]
+        for default in self._protocol.server_state.default_headers:
+            before += b"%b: %b\r\n" % default
+        body = b"" if self.method == "HEAD" else response.body
+        return b"%b%b\r\n%b" % (before, head.encode("latin-1"), body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
@@ -121,7 +122,7 @@ class Origin:
         """Tell how the client of one request (an ASGI scope) reaches us."""
         asked = _asked(headers)
         if self.is_plain and not scope.get("root_path"):
-            return Reach("", self.creation_path, (asked, ""))
+            return _plain_reach(self.creation_path, asked)
         trusted = self.trusted.trust(scope.get("client"))
         told = _told(headers) if trusted else _NOTHING
         return Reach(self._base(scope, told, asked), self.creation_path, (asked, told.host))
@@ -136,6 +137,12 @@ class Origin:
         if not told.host and not told.scheme:
             return path
         return _origin(told, asked, scope.get("scheme", "http")) + path
+
+
+@lru_cache(maxsize=16)
+def _plain_reach(creation_path: str, asked: str) -> Reach:
+    # Every request asks; hardly two of them by different names.
+    return Reach("", creation_path, (asked, ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from processing.options import OPTIONS, InvalidOption, Options
+from processing.options import InvalidOption, Options
 from storage import errors as storage_errors
 from storage.upload import PARTIAL, Upload
 from tusd_py.headers import parse_metadata
@@ -260,6 +260,7 @@ def admit_create(
     dialect: str = TUS,
     fingerprint: str | None = None,
     token: int = 0,
+    request_id: str | None = None,
 ) -> Upload:
     """Check a creation and make its record; raise ProtocolError."""
     _check_size(action.length, action.content_length if action.body else 0, 0, limits)
@@ -275,6 +276,7 @@ def admit_create(
         repr_digest=action.repr_digest,
         fingerprint=fingerprint,
         token=token,
+        request_id=request_id,
     )
 
 
@@ -283,7 +285,7 @@ def _check_metadata(metadata: str | None, limits: Limits) -> None:
     text = metadata or ""
     if limits.video and not may_be_video(parse_metadata(text)):
         raise ProtocolError(Code.NOT_A_VIDEO)
-    if any(name in text for name in OPTIONS):
+    if "frame_skip" in text or "min_confidence" in text:
         said = {key: value.decode(errors="replace") for key, value in parse_metadata(text).items()}
         try:
             Options.parse(said)

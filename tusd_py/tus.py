@@ -18,7 +18,6 @@ from tusd_py.headers import (
     parse_final,
     parse_key,
     parse_metadata,
-    parse_number,
 )
 from tusd_py.origin import Origin, Reach
 from tusd_py.protocol import (
@@ -80,11 +79,14 @@ class Tus:
 
     def parse(self, method: str, upload_id: str | None, headers: Headers) -> Action:
         try:
-            method = _overridden(method, headers)
+            # Only from POST: a preflight is OPTIONS, and nobody turns a GET into something else.
+            if method == "POST":
+                method = (headers.one("x-http-method-override") or method).upper()
             if method == "OPTIONS":
                 return Discover()
             _check_method(method, upload_id)
-            _check_version(headers)
+            if headers.joined("tus-resumable") != TUS_VERSION:
+                _check_version(headers)
             if upload_id is None:
                 return _parse_create(headers, self.reach or Origin().of({}, headers))
             return _parse(method, upload_id, headers)
@@ -194,12 +196,6 @@ class Tus:
         return _response(status, headers, b"" if head else f"{error}\n".encode())
 
 
-def _overridden(method: str, headers: Headers) -> str:
-    # Only from POST: a preflight is OPTIONS, and nobody needs to turn a GET into something else.
-    override = headers.one("x-http-method-override") if method == "POST" else None
-    return override.upper() if override else method
-
-
 def _check_method(method: str, upload_id: str | None) -> None:
     allowed = _CREATION_METHODS if upload_id is None else _UPLOAD_METHODS
     # GET is a download, and no matter of this protocol.
@@ -209,8 +205,6 @@ def _check_method(method: str, upload_id: str | None) -> None:
 
 def _check_version(headers: Headers) -> None:
     version = headers.joined("tus-resumable")
-    if version == TUS_VERSION:
-        return
     # A proxy or HTTP/2 may join equal lines to one.
     if version is None or {part.strip() for part in version.split(",")} != {TUS_VERSION}:
         raise ProtocolError(Code.UNSUPPORTED_VERSION, Tus_Version=TUS_VERSION)
@@ -223,16 +217,17 @@ def _parse(method: str, upload_id: str, headers: Headers) -> Action:
         return Head(upload_id)
     if method == "DELETE":
         return Terminate(upload_id)
-    if media_type(headers.one("content-type") or "") != APPEND_TYPE:
+    kind = headers.one("content-type") or ""
+    if kind != APPEND_TYPE and media_type(kind) != APPEND_TYPE:
         raise ProtocolError(Code.INVALID_CONTENT_TYPE, _WANTED_TYPE)
-    offset = _number(headers, "upload-offset")
+    offset = headers.number("upload-offset")
     if offset is None:
         raise InvalidHeader("upload-offset", "a non-negative integer", "nothing")
     return Append(
         upload_id,
         offset,
-        _number(headers, "content-length"),
-        length=_number(headers, "upload-length"),
+        headers.number("content-length"),
+        length=headers.number("upload-length"),
         checksum=_checksum(headers),
         trailer=_trailer(headers),
     )
@@ -258,7 +253,7 @@ def _parse_create(headers: Headers, reach: Reach) -> Create | Concatenate:
         length,
         metadata or None,
         body,
-        _number(headers, "content-length"),
+        headers.number("content-length"),
         checksum=_checksum(headers) if body else None,
         partial=concat is not None,
         trailer=_trailer(headers) if body else None,
@@ -285,7 +280,7 @@ def _part(url: str, reach: Reach) -> str:
 
 
 def _parse_length(headers: Headers) -> int | None:
-    length, deferred = _number(headers, "upload-length"), headers.one("upload-defer-length")
+    length, deferred = headers.number("upload-length"), headers.one("upload-defer-length")
     if deferred is None and length is None:
         raise InvalidHeader("upload-length", "a non-negative integer", "nothing")
     if deferred is not None and length is not None:
@@ -296,7 +291,7 @@ def _parse_length(headers: Headers) -> int | None:
 
 
 def _has_body(headers: Headers) -> bool:
-    return "transfer-encoding" in headers or bool(_number(headers, "content-length"))
+    return "transfer-encoding" in headers or bool(headers.number("content-length"))
 
 
 def _checksum(headers: Headers) -> Checksum | None:
@@ -316,11 +311,6 @@ def _trailer(headers: Headers) -> str | None:
     if _CHECKSUM in headers:
         raise InvalidHeader("trailer", f"no {_CHECKSUM} beside the header of that name", _CHECKSUM)
     return _CHECKSUM
-
-
-def _number(headers: Headers, name: str) -> int | None:
-    value = headers.one(name)
-    return None if value is None else parse_number(name, value)
 
 
 def _expires(upload: Upload) -> dict[str, str]:
