@@ -26,7 +26,8 @@ from rq.worker import WorkerStatus
 from rq.worker_registration import get_keys
 
 from processing import engines, pipeline
-from processing.errors import ProcessingError
+from processing.container import HEAD_SIZE, looks_like_still, looks_like_video
+from processing.errors import EmptyVideo, NotAVideo, ProcessingError
 from processing.options import InvalidOption, Options
 from processing.read import EasyOcrOptions
 from settings import Settings
@@ -164,6 +165,7 @@ def _attempt(upload_id: str, data: DataStore, jobs: RedisJobs, analyse: _Analyse
     attempt = jobs.start(upload_id)
     log.info("job.started", attempt=attempt)
     try:
+        _glance(upload_id, data)
         analysis = analyse(upload_id, data, _Reporter(jobs, upload_id, attempt))
     except _HOPELESS as error:
         # Another attempt would end alike.
@@ -189,6 +191,16 @@ def _attempt(upload_id: str, data: DataStore, jobs: RedisJobs, analyse: _Analyse
         _put_off(upload_id, jobs, attempt, error)
         return
     log.info("job.completed", frames=analysis.frames, plates=len(analysis.plates))
+
+
+def _glance(upload_id: str, data: DataStore) -> None:
+    """Find out what no decoder need see, before models are loaded; raise ProcessingError."""
+    with data.read(upload_id) as video:
+        head = video.read(HEAD_SIZE)
+    if not head:
+        raise EmptyVideo
+    if not looks_like_video(head) and not looks_like_still(head):
+        raise NotAVideo
 
 
 def _put_off(upload_id: str, jobs: RedisJobs, attempt: int, obstacle: StorageError) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import cv2
 import numpy as np
 
+from processing.container import looks_like_still
 from processing.errors import EmptyVideo, NotAVideo
 from processing.result import VideoInfo
 
@@ -26,14 +27,6 @@ Image: TypeAlias = "NDArray[np.uint8]"
 
 HEAD_BYTES = 4096
 HIGHEST_FPS = 1000.0
-STILL_SIGNATURES = (
-    b"\xff\xd8\xff",
-    b"\x89PNG\r\n\x1a\n",
-    b"BM",
-    b"II*\x00",
-    b"MM\x00*",
-    b"\x00\x00\x00\x0cjP  ",
-)
 # FFmpeg follows the addresses that a playlist names: an upload must not make it do so.
 PLAYLIST_SIGNATURES = (b"#EXTM3U", b"ffconcat")
 
@@ -148,7 +141,7 @@ def open_video(source: Source) -> Iterator[Video]:
         raise EmptyVideo
     if _is_text(head):
         raise NotAVideo
-    capture = _still(source) if _is_still(head) else _stream(source)
+    capture = _still(source) if looks_like_still(head) else _stream(source)
     with closing(capture):
         yield Video(capture, capture.info())
 
@@ -242,14 +235,6 @@ def _is_text(head: bytes) -> bool:
     if head.startswith(PLAYLIST_SIGNATURES):
         return True
     return not head.translate(None, bytes(range(32, 256)) + b"\t\n\r\f\x1b")
-
-
-def _is_still(head: bytes) -> bool:
-    return (
-        head.startswith(STILL_SIGNATURES)
-        or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
-        or head[4:12] == b"ftypavif"
-    )
 
 
 def _still(source: Source) -> _Still:

@@ -256,6 +256,9 @@ class InfoStore(Protocol):
     async def expect(self, upload: Upload, size: int) -> None:
         """Let who watches the job see that it will be about so many bytes, on which none relies."""
 
+    async def warn(self, upload: Upload, error: str) -> None:
+        """Let who watches the job of an unfinished upload see why it will fail."""
+
     async def describe(self, upload: Upload) -> None:
         """Store the metadata of an upload that its creation did not know; the lock is held."""
 

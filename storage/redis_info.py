@@ -65,6 +65,10 @@ class RedisInfoStore:
         built = [schema.job_key(upload.id)], [str(size), str(time.time())]
         await call(self._redis, schema.EXPECT, *built)
 
+    async def warn(self, upload: Upload, error: str) -> None:
+        built = [schema.job_key(upload.id)], [error, str(time.time())]
+        await call(self._redis, schema.WARN, *built)
+
     async def describe(self, upload: Upload) -> None:
         built = [schema.upload_key(upload.id)], [str(upload.token), upload.metadata or ""]
         await call(self._redis, schema.DESCRIBE, *built)

@@ -278,6 +278,14 @@ redis.call('HSET', KEYS[1], 'size', ARGV[1], 'total', ARGV[1], 'updated_at', ARG
 redis.call('PUBLISH', KEYS[1], '')
 """)
 
+# What surely will come of it.
+# KEYS job   ARGV error now
+WARN = Script("""
+if redis.call('HGET', KEYS[1], 'state') ~= 'uploading' then return end
+redis.call('HSET', KEYS[1], 'error', ARGV[1], 'updated_at', ARGV[2])
+redis.call('PUBLISH', KEYS[1], '')
+""")
+
 # KEYS upload   ARGV token metadata
 DESCRIBE = Script("""
 if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then

@@ -225,14 +225,24 @@ def test_an_option_that_nobody_checked_fails_the_job_with_its_sentence(
         (b"no video at all" * 99, "File must be a video (mp4, avi, mov, mkv, webm, flv)"),
     ],
 )
-def test_what_is_no_video_fails_with_its_sentence_and_without_a_retry(
+def test_what_is_no_video_fails_with_its_sentence_without_models_and_without_a_retry(
     place: Place, content: bytes, sentence: str
 ) -> None:
+    def unexpected() -> Engine:
+        raise AssertionError
+
     upload_id = place.upload(content)
-    worker.run(upload_id, place.data, place.jobs, fast)
+    worker.run(upload_id, place.data, place.jobs, unexpected)
     job = place.job(upload_id)
     assert (job.state, job.message, job.attempt) == (JobState.FAILED, sentence, 1)
     assert place.data.result(upload_id) is None
+
+
+def test_a_still_image_is_analysed(place: Place) -> None:
+    _, encoded = cv2.imencode(".png", np.zeros((64, 96, 3), np.uint8))
+    upload_id = place.upload(encoded.tobytes())
+    worker.run(upload_id, place.data, place.jobs, fast)
+    assert place.result(upload_id)["frames"] == 1
 
 
 def test_a_reader_that_is_not_there_fails_the_job_with_what_to_do(

@@ -19,6 +19,7 @@ from uuid import uuid4
 import structlog
 from anyio import to_thread
 
+from processing.container import HEAD_SIZE, looks_like_video
 from storage.errors import LockLost, StorageError, UploadGone, UploadNotFound
 from storage.job import MB, Job, JobState
 from storage.leases import run_to_the_end, to_the_end
@@ -30,7 +31,6 @@ from tusd_py.intake import Intake, Nowhere
 from tusd_py.multipart import BESIDES, Form, InvalidForm, parse_boundary
 from tusd_py.protocol import IETF, Create, ProtocolError
 from tusd_py.resumable import VERSIONS, Dialect
-from tusd_py.sniff import HEAD_SIZE, looks_like_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,6 +88,9 @@ class Forms:
             response = await self._perform(scope, exchange)
         except (FormError, InvalidForm, InvalidHeader, StorageError, ProtocolError) as error:
             response = refused(error, self._uploads.limits.max_size)
+        except asyncio.CancelledError:
+            await to_the_end(exchange.cut())
+            raise
         except Exception:
             log.exception("form.broke")
             response = refused(FormError(Fault.UNAVAILABLE), self._uploads.limits.max_size)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import structlog
 from anyio import to_thread
 
+from processing.container import HEAD_SIZE, looks_like_still, looks_like_video
 from storage.errors import LockLost, StorageError, UploadNotFound
 from storage.leases import run_to_the_end
 from tusd_py import fields
@@ -19,7 +20,6 @@ from tusd_py.checksum import DigestingSink, new_digest
 from tusd_py.exchange import BodyEnd
 from tusd_py.protocol import Code, ProtocolError
 from tusd_py.resumable import Problem, ProblemError, check_complete
-from tusd_py.sniff import HEAD_SIZE, looks_like_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,6 +120,8 @@ class Intake:
         self._told_at = self._committed_at = self._started
         self._shown = self._first
         self._showing: asyncio.Task[None] | None = None
+        # What is no video is not refused here, but its job will fail: the sooner that is seen.
+        self._sniffed = stores.limits.video or upload.partial or upload.offset > 0
 
     async def run(self, exchange: Exchange | None, *, skip: int = 0) -> BodyEnd:
         """Move the body, if there is one, behind its first `skip` bytes, and commit.
@@ -214,6 +216,7 @@ class Intake:
                 await self._tell(exchange)
             else:
                 self._show(sink.offset)
+            await self._sniff(sink.offset)
 
     def _step(self, offset: int) -> int:
         """Return the bytes until the next look at a body; none of them divides a page."""
@@ -243,6 +246,21 @@ class Intake:
     async def _try_to_show(self, offset: int) -> None:
         with suppress(StorageError):
             await self._stores.info.show(self.upload, offset, speed=self._speed(offset))
+
+    async def _sniff(self, offset: int) -> None:
+        """Look once at the first bytes of a body that lasts; one that is over is seen as soon."""
+        if self._sniffed or offset - self._writer.held < HEAD_SIZE:
+            return
+        self._sniffed = True
+        with suppress(StorageError):
+            head = await to_thread.run_sync(self._head)
+            if looks_like_video(head) is False and not looks_like_still(head):
+                await self._stores.info.warn(self.upload, Code.NOT_A_VIDEO.sentence)
+
+    def _head(self) -> bytes:
+        # Written, though perhaps not committed yet.
+        with self._stores.data.read(self.upload.id) as content:
+            return content.read(HEAD_SIZE)
 
     async def _tell(self, exchange: Exchange) -> None:
         """Tell the client how far it is, now and then."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from processing.container import HEAD_SIZE
 from processing.options import OPTIONS, InvalidOption, Options
-from tusd_py.sniff import HEAD_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

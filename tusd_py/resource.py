@@ -96,7 +96,7 @@ class JobResource(JobStatus):
     filename: str | None = Field(
         description="The name of the file, as the client sent it.", examples=["cars.mp4"]
     )
-    error: str | None = Field(description="Why the job failed.", examples=[None])
+    error: str | None = Field(description="Why the job failed, or is going to.", examples=[None])
     created_at: datetime | None = Field(
         description="When the upload was created.", examples=[_TIME]
     )

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from processing.container import HEAD_SIZE
 from tests.tusd_py.test_exchange import ListWriter
 from tusd_py.multipart import BESIDES, FileTooLarge, Form, InvalidForm, parse_boundary
-from tusd_py.sniff import HEAD_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

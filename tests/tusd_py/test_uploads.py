@@ -20,6 +20,7 @@ from storage import redis_schema as schema
 from storage import syncs
 from storage.errors import StorageFull, StoreUnavailable, UploadGone
 from storage.filestore import FileStore
+from storage.job import JobState
 from storage.leases import Leases
 from storage.redis_info import RedisInfoStore
 from storage.redis_locker import RedisLocker
@@ -476,3 +477,29 @@ async def test_an_upload_that_is_gone_may_be_answered_as_one_that_never_was(
     answers.append(await site.tus("DELETE", upload.id))
     assert [answer.status for answer in answers] == [status] * 4
     assert not [answer for answer in answers if "Upload-Offset" in answer.headers]
+
+
+@pytest.mark.parametrize(
+    ("head", "error"),
+    [
+        (b"this is no video at all", "File must be a video (mp4, avi, mov, mkv, webm, flv)"),
+        (b"\0\0\0\x20ftypisom", None),
+        (b"\x89PNG\r\n\x1a\n", None),
+    ],
+)
+async def test_what_will_fail_is_told_while_it_is_uploaded(
+    site: Site, monkeypatch: pytest.MonkeyPatch, head: bytes, error: str | None
+) -> None:
+    monkeypatch.setattr(Spoken, "most", 64)
+    monkeypatch.setattr(intake, "_LASTING", 0.0)
+    upload = await site.upload(length=1000)
+    body = head.ljust(200, b" ")
+    answer = await site.tus("PATCH", upload.id, body, Upload_Offset="0", **TYPED)
+    assert answer.status == 204
+    job = await site.uploads.info.job(upload.id)
+    assert job is not None
+    assert (job.state, job.error) == (JobState.UPLOADING, error)
+    # It is only a warning: all of it is taken.
+    rest = bytes(800)
+    answer = await site.tus("PATCH", upload.id, rest, Upload_Offset="200", **TYPED)
+    assert (answer.status, answer.headers["Upload-Offset"]) == (204, "1000")
