@@ -304,6 +304,7 @@ class _Reporter:
         self._upload_id = upload_id
         self._attempt = attempt
         self._next = 0.0
+        self._told: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
@@ -316,9 +317,11 @@ class _Reporter:
             plates=progress.unique_plates,
             detections=progress.total_detections,
         )
+        new = [text for text in progress.texts if text not in self._told]
         # The analysis needs no Redis: it goes on while that is away.
         with suppress(StoreUnavailable):
-            self._jobs.progress(self._upload_id, self._attempt, counts)
+            self._jobs.progress(self._upload_id, self._attempt, counts, new)
+            self._told.update(new)
 
 
 class CrashAwareWorker(Worker):
@@ -399,6 +402,7 @@ class CrashAwareWorker(Worker):
         taken = taken or self._take(self.queues[:1], _WAIT_FOR_JOB)
         if taken is not None:
             self.execute_job(*taken)
+            self._jobs.forget_run(taken[0].id)
 
     def _take(self, queues: Sequence[Queue], seconds: int | None) -> tuple[Job, Queue] | None:
         """Take the first job of the first queue that has one, or wait for one so long."""

@@ -44,12 +44,14 @@ class Progress:
             the real count in the last report.
         unique_plates: different plates so far; an estimate until the last report.
         total_detections: readings of plates so far.
+        texts: what was read of those plates so far; in the last report those of the result.
     """
 
     done_frames: int
     total_frames: int
     unique_plates: int
     total_detections: int
+    texts: tuple[str, ...] = ()
 
     @property
     def fraction(self) -> float:
@@ -93,7 +95,8 @@ def analyse(
         search.run(every or _stride(video.info), on_progress)
         found = search.plates(min_confidence, region)
         detections = sum(plate.detections for plate in found)
-        on_progress(Progress(video.grabbed, video.grabbed, len(found), detections))
+        texts = tuple(plate.text for plate in found)
+        on_progress(Progress(video.grabbed, video.grabbed, len(found), detections, texts))
         search.seconds["total"] = time.perf_counter() - started
         return Analysis(
             plates=tuple(found),
@@ -162,7 +165,8 @@ class _Search:
         # A track of one reading may be anything; voting waits for the end.
         seen = {track.last.text for track in self._tracker.tracks if len(track.readings) > 1}
         done, told = self._video.grabbed, self._video.info.frames
-        return Progress(done, max(done, told) if told else 0, len(seen), self._readings)
+        total = max(done, told) if told else 0
+        return Progress(done, total, len(seen), self._readings, tuple(sorted(seen)))
 
     @contextmanager
     def _clock(self, stage: str) -> Iterator[None]:

@@ -286,7 +286,7 @@ class Checkup:
     def _of_tombstone(self, upload_id: str, found: Traces, *, has_bytes: bool) -> Iterator[Finding]:
         if has_bytes or self._data.result(upload_id) is not None:
             yield self._half_removed(upload_id)
-        elif found.record or found.waits or found.listed:
+        elif found.record or found.listed:
             what = "it was removed, but Redis has it still"
             mend = partial(self._bury, upload_id)
             yield Finding("record", upload_id, what, "removed from Redis", mend)

@@ -341,6 +341,9 @@ class FileStore:
                 journal.bury(self._journal(upload_id), self._durability)
             self.remove_bytes(upload_id)
             self._results.remove(upload_id)
+            with suppress(FileNotFoundError):
+                # Last: it tells till here which files there are.
+                journal.redact(self._journal(upload_id))
             self._durability.directory(self._directory)
 
     def expire(self, upload_id: str, before: float) -> bool:

@@ -213,6 +213,19 @@ def bury(path: Path, durability: Durability) -> None:
         os.close(fd)
 
 
+def redact(path: Path) -> None:
+    """Take out of a journal that is marked as deleted what its client said of the upload."""
+    upload = created(path)
+    line = encode("upload", replace(upload, metadata=None).to_json(), "") if upload else b""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, line, len(_LIVE))
+        # Lines that follow may say it again.
+        os.ftruncate(fd, len(_LIVE) + len(line))
+    finally:
+        os.close(fd)
+
+
 def settle(path: Path, durability: Durability) -> None:
     """Bring all that it says to stable storage, whoever wrote it and whatever came of his sync.
 

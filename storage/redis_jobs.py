@@ -47,9 +47,12 @@ log = structlog.get_logger()
 PAUSES_AFTER_DEATHS: tuple[float, ...] = (1, 5)
 PAUSES_AFTER_LOSSES: tuple[float, ...] = (0, 1, 2, 4, 8, 15, 15, 15, 15, 15)
 _BATCH = 50
+# Plates that are told while an analysis runs.
+_MOST_TEXTS = 1000
 # Seconds until a run that was put off is tried again.
 _PUT_OFF = 300.0
-# Seconds.
+# Seconds. A run whose worker dies leaves that much later what RQ has of it.
+_RUN_ENDS = 30.0
 _CHECKUP = 600.0
 
 
@@ -170,30 +173,48 @@ class RedisJobs:
         ids = [upload_id for upload_id, _ in found]
         # One that is complete with this enters the outbox anew.
         self._finals.assemble(ids)
-        count = self._rq.enqueue(self._active(ids))
+        active, removed = self._look(ids)
+        count = self._rq.enqueue(active)
+        self._clean(removed)
         # Dying before this, it is enqueued again: RQ knows it by its id.
         entries = [value for pair in found for value in pair]
         call(self._redis, schema.DRAINED, (schema.OUTBOX,), entries)
         return len(found), count
 
+    def _clean(self, removed: Sequence[str]) -> None:
+        """Remove what RQ has of removed uploads; of one that runs when its run has ended."""
+        running = self._rq.running() if removed else set()
+        for upload_id in removed:
+            if upload_id in running:
+                self._redis.zadd(schema.OUTBOX, {upload_id: time.time() + _RUN_ENDS})
+            else:
+                self._rq.delete(upload_id)
+
+    @redis_errors()
+    def forget_run(self, upload_id: str) -> None:
+        """Remove what RQ has of a run that ended, if its upload was removed meanwhile."""
+        if not self._redis.exists(schema.upload_key(upload_id)):
+            self._rq.delete(upload_id)
+
     @redis_errors()
     def active(self, ids: Sequence[str]) -> set[str]:
         """Return those whose record is here and whose job has not ended."""
-        return set(self._active(ids))
+        return set(self._look(ids)[0])
 
-    def _active(self, ids: Sequence[str]) -> dict[str, int]:
-        """Return the size in bytes of those that are active."""
+    def _look(self, ids: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+        """Return the size in bytes of those that are active, and those that have no record."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for upload_id in ids:
                 pipeline.exists(schema.upload_key(upload_id))
                 pipeline.hmget(schema.job_key(upload_id), "state", "size")
             answers = pipeline.execute()
-        known, jobs = answers[::2], answers[1::2]
-        return {
+        looked = list(zip(ids, answers[::2], answers[1::2], strict=True))
+        active = {
             upload_id: int(size or 0)
-            for upload_id, here, (state, size) in zip(ids, known, jobs, strict=True)
+            for upload_id, here, (state, size) in looked
             if here and state in schema.ACTIVE
         }
+        return active, [upload_id for upload_id, here, _ in looked if not here]
 
     # --- one run of a job
 
@@ -205,10 +226,16 @@ class RedisJobs:
         return attempt
 
     @redis_errors()
-    def progress(self, upload_id: str, attempt: int, counts: Counts) -> None:
-        """Tell how far an attempt is; raise Cancelled or Superseded."""
-        args = (attempt, time.time(), *counts)
-        _check(call(self._redis, schema.JOB_PROGRESS, (schema.job_key(upload_id),), args))
+    def progress(
+        self, upload_id: str, attempt: int, counts: Counts, texts: Sequence[str] = ()
+    ) -> None:
+        """Tell how far an attempt is, and what it has read; raise Cancelled or Superseded.
+
+        A text that was told before is left out.
+        """
+        keys = (schema.job_key(upload_id), schema.plates_key(upload_id))
+        args = (attempt, time.time(), *counts, _MOST_TEXTS, *texts)
+        _check(call(self._redis, schema.JOB_PROGRESS, keys, args))
 
     def complete(
         self, upload_id: str, document: Mapping[str, Any], crops: Sequence[bytes] = ()

@@ -51,6 +51,11 @@ def pair(upload_id: str) -> tuple[str, str]:
     return f"tusd:upload:{upload_id}", f"tusd:job:{upload_id}"
 
 
+def plates_key(upload_id: str) -> str:
+    """Name the list of the plates' texts that an analysis has found so far."""
+    return f"tusd:plates:{upload_id}"
+
+
 def lock_key(upload_id: str) -> str:
     return f"tusd:lock:{upload_id}"
 
@@ -359,10 +364,13 @@ TERMINATE = Script(
 local token = redis.call('HGET', KEYS[1], 'token')
 if not token then return -1 end
 if ARGV[2] ~= '' and token ~= ARGV[2] then return 0 end
-redis.call('DEL', KEYS[1], KEYS[2])
+local state = redis.call('HGET', KEYS[2], 'state')
+redis.call('DEL', KEYS[1], KEYS[2], 'tusd:plates:' .. ARGV[1])
 redis.call('HSET', KEYS[2], 'state', 'cancelled', 'updated_at', ARGV[3])
 redis.call('EXPIREAT', KEYS[2], ARGV[4])
-redis.call('ZREM', KEYS[4], ARGV[1])
+-- Only the drain knows what RQ has of it.
+if state and state ~= 'uploading' then redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
+else redis.call('ZREM', KEYS[4], ARGV[1]) end
 redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
 wake(ARGV[1], KEYS[4], ARGV[3])
@@ -397,7 +405,7 @@ redis.call('PUBLISH', KEYS[2], '')
 return attempt
 """)
 
-# KEYS job   ARGV attempt now done total plates detections
+# KEYS job plates   ARGV attempt now done total plates detections most_texts, texts of new plates
 # -> 1 | 0 (a newer attempt runs, or the job has ended) | -1 (removed). What clients see never
 # falls. A job that is not `processing` was rebuilt meanwhile: this attempt goes on unseen.
 JOB_PROGRESS = Script("""
@@ -412,6 +420,12 @@ local function most(index)
 end
 redis.call('HSET', KEYS[1], 'done', most(3), 'total', most(4), 'plates', most(5),
            'detections', most(6), 'updated_at', ARGV[2])
+for at = 8, #ARGV do
+  local room = redis.call('LLEN', KEYS[2]) < tonumber(ARGV[7])
+  if room and not redis.call('LPOS', KEYS[2], ARGV[at]) then
+    redis.call('RPUSH', KEYS[2], ARGV[at])
+  end
+end
 redis.call('PUBLISH', KEYS[1], '')
 return 1
 """)
@@ -480,6 +494,7 @@ JOB_RETRY = Script("""
 local state = redis.call('HGET', KEYS[2], 'state')
 if redis.call('EXISTS', KEYS[1]) == 0 or state == 'cancelled' then return -1 end
 if state ~= 'failed' then return 0 end
+redis.call('DEL', 'tusd:plates:' .. ARGV[1])
 redis.call('HSET', KEYS[2], 'state', 'pending', 'updated_at', ARGV[2], 'done', '0', 'total', '0',
            'plates', '0', 'detections', '0')
 redis.call('HDEL', KEYS[2], 'error', 'obstacle', 'started_at', 'finished_at',
@@ -493,7 +508,7 @@ return 1
 FORGET = Script(
     _WAKE
     + """
-redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('DEL', KEYS[1], KEYS[2], 'tusd:plates:' .. ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])

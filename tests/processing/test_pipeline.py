@@ -128,7 +128,7 @@ def test_progress_rises_to_the_true_end(tiny_clip: Path) -> None:
     assert [one.done_frames for one in told] == [1, 5, 9, 13, 17, 20]
     assert {one.total_frames for one in told} == {20}
     assert [one.fraction for one in told] == sorted(one.fraction for one in told)
-    assert told[-1] == Progress(20, 20, unique_plates=1, total_detections=5)
+    assert told[-1] == Progress(20, 20, 1, 5, ("AB12CDE",))
     assert told[-1].fraction == 1
 
 

@@ -22,6 +22,7 @@ from storage.errors import (
     LockLost,
     RecordBehind,
     StorageFull,
+    UploadGone,
 )
 from storage.filestore import FileStore
 from storage.segments import FileWriter, SegmentReader
@@ -291,3 +292,17 @@ def test_of_an_upload_that_cannot_be_begun_nothing_is_left(store: FileStore) -> 
     with pytest.raises(DiskFailed):
         store.begin(upload)
     assert sorted(store.directory.iterdir()) == before
+
+
+def test_a_removed_upload_keeps_its_id_and_nothing_that_its_client_said(store: FileStore) -> None:
+    upload = Upload(str(uuid4()), 10, "filename RXJpa2E=", 1.0, 2.0)
+    store.create(upload)
+    store.remove(upload.id)
+    kept = (store.directory / f"{upload.id}.log").read_bytes()
+    assert upload.id.encode() in kept
+    assert b"RXJpa2E" not in kept
+    store.remove(upload.id)
+    with pytest.raises(UploadGone):
+        store.look(upload.id)
+    with pytest.raises(DiskFailed):
+        store.create(upload)

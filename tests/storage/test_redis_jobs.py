@@ -17,6 +17,7 @@ from storage.errors import StoreUnavailable, UploadGone
 from storage.filestore import FileStore
 from storage.job import JobState
 from storage.redis_jobs import Cancelled, Counts, Superseded
+from storage.redis_locker import process_identity
 from storage.rq_queue import Lanes, RqQueue, TimeLimit
 from tests.storage.place import RESULT, VIDEO, Place
 
@@ -128,6 +129,63 @@ def test_what_clients_see_never_falls_in_a_second_attempt(place: Place) -> None:
     jobs.progress(upload_id, jobs.start(upload_id), Counts(1, 7, 0, 0))
     job = place.job(upload_id)
     assert (job.done, job.plates, job.detections, job.attempt) == (5, 1, 4, 2)
+
+
+def test_each_plate_is_told_once_however_often_it_is_found(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_jobs, "_MOST_TEXTS", 3)
+    upload_id = place.upload(complete=True)
+    jobs = place.jobs()
+
+    def told() -> list[str]:
+        texts: list[str] = place.text.lrange(schema.plates_key(upload_id), 0, -1)
+        return texts
+
+    attempt = jobs.start(upload_id)
+    jobs.progress(upload_id, attempt, Counts(1, 7, 1, 1), ["AB12CDE", "X1"])
+    jobs.progress(upload_id, attempt, Counts(2, 7, 1, 1))
+    again = jobs.start(upload_id)
+    jobs.progress(upload_id, again, Counts(1, 7, 1, 1), ["X1", "Y2", "Z3"])
+    assert told() == ["AB12CDE", "X1", "Y2"]
+    with pytest.raises(Superseded):
+        jobs.progress(upload_id, attempt, Counts(3, 7, 1, 1), ["OLD1"])
+    place.terminate(upload_id)
+    with pytest.raises(Cancelled):
+        jobs.progress(upload_id, again, Counts(3, 7, 1, 1), ["LATE2"])
+    assert told() == []
+
+
+@pytest.mark.parametrize("state", ["waiting", "running", "ended"])
+def test_nothing_is_left_of_a_removed_job_but_that_it_was_removed(place: Place, state: str) -> None:
+    place.data.prepare()
+    upload_id = place.upload(complete=True)
+    jobs = place.jobs()
+    jobs.drain()
+    if state != "waiting":
+        place.take(upload_id, process_identity())
+        jobs.progress(upload_id, jobs.start(upload_id), Counts(1, 7, 1, 1), ["AB12CDE"])
+    if state == "ended":
+        jobs.complete(upload_id, RESULT, [b"a picture"])
+        jobs.queue.delete(upload_id)
+    place.terminate(upload_id)
+    jobs.drain()
+    if state == "running":
+        # Its worker still runs it, and is told so by the next progress.
+        jobs.forget_run(upload_id)
+        assert place.outbox() == [upload_id]
+        place.text.zadd(schema.OUTBOX, {upload_id: 1})
+        jobs.drain()
+    left = {key for key, value in place.everything().items() if upload_id.encode() in value}
+    # Of its executions a worker keeps a list of its own, and cleans it.
+    assert {key for key in left if not key.startswith("rq:worker:")} == {schema.EXPIRING}
+    named = {key for key in place.everything() if upload_id in key}
+    assert named == {schema.job_key(upload_id)}
+    assert place.text.hgetall(schema.job_key(upload_id)).keys() == {"state", "updated_at"}
+    assert place.data.result(upload_id) is None
+    assert [path.name for path in place.directory.rglob("*.*") if upload_id in str(path)] == [
+        f"{upload_id}.log"
+    ]
 
 
 def test_an_older_attempt_is_refused_and_changes_nothing(place: Place) -> None:
