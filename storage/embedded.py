@@ -64,6 +64,9 @@ aof-use-rdb-preamble no
 save ""
 maxmemory 0
 maxmemory-policy noeviction
+# RQ packs what a job calls into 77 bytes; with values above this a hash takes twice the memory.
+# The name is the old one, which every version knows.
+hash-max-ziplist-value 512
 notify-keyspace-events ""
 """
 
