@@ -96,6 +96,10 @@ class Settings(BaseSettings):
     """Run EasyOCR on the GPU."""
     analysis_threads: Annotated[int, Field(ge=1)] = 2
     """Threads of one analysis."""
+    plate_region: Literal["any", "us", "eu", "br"] = "any"
+    """Whose plates' forms decide between characters that look alike, such as 0 and O."""
+    max_pixels: Annotated[int, Field(gt=0)] = 67_108_864
+    """Largest picture that is decoded, in pixels; 8192 x 8192 by default."""
     queue: str = "tusd"
     """RQ queues, most urgent first; `short:9000000,tusd` gives short videos one of their own."""
     processes: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -128,6 +128,8 @@ def choose_engine(settings: Settings) -> Engine:
         alpr_model_dir=settings.alpr_model_dir,
         easyocr=easyocr,
         threads=settings.analysis_threads,
+        region=settings.plate_region,
+        max_pixels=settings.max_pixels,
     )
 
 
@@ -258,6 +260,8 @@ def _analysis(
             report,
             every=options.frame_skip,
             min_confidence=options.min_confidence,
+            region=engine.region,
+            max_pixels=engine.max_pixels,
             reason=engine.reason,
         )
 

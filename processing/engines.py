@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -16,9 +16,12 @@ from processing.read import (
     PlateReader,
     RapidOcrReader,
 )
+from processing.video import MOST_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from processing.formats import Region
 
 ReaderName: TypeAlias = Literal["auto", "rapidocr", "easyocr", "alpr"]
 
@@ -39,12 +42,16 @@ class Engine:
         reader: reads them.
         name: `rapidocr`, `easyocr` or `alpr`.
         reason: one sentence on what runs and why.
+        region: whose plates' forms decide between characters that look alike.
+        max_pixels: larger pictures are refused.
     """
 
     detector: PlateDetector
     reader: PlateReader
     name: str
     reason: str
+    region: Region = "any"
+    max_pixels: int = MOST_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,8 @@ def choose(
     alpr_model_dir: Path | None = None,
     easyocr: EasyOcrOptions | None = None,
     threads: int = 2,
+    region: Region = "any",
+    max_pixels: int = MOST_PIXELS,
     home: Path | None = None,
 ) -> Engine:
     """Build the engine of a name; nothing is ever downloaded.
@@ -72,11 +81,24 @@ def choose(
             are looked into as well.
         easyocr: where EasyOCR's weights lie.
         threads: cores to use.
+        region: whose plates' forms decide between characters that look alike.
+        max_pixels: larger pictures are refused.
         home: folder that holds the libraries' caches; None for the user's.
 
     Raises:
         ReaderUnavailable: a reader asked for by name lacks its libraries or sound files.
     """
+    engine = _chosen(name, alpr_model_dir, easyocr, threads, home)
+    return replace(engine, region=region, max_pixels=max_pixels)
+
+
+def _chosen(
+    name: ReaderName,
+    alpr_model_dir: Path | None,
+    easyocr: EasyOcrOptions | None,
+    threads: int,
+    home: Path | None,
+) -> Engine:
     if name == "easyocr":
         return _easyocr(easyocr, threads)
     if name == "rapidocr":

@@ -3,6 +3,8 @@
 ProcessingError
     EmptyVideo          the source holds no bytes
     NotAVideo           no picture can be decoded from the source
+        DamagedVideo    it begins as a video does, but no picture can be decoded
+    TooLarge            its pictures have more pixels than are allowed
     ReaderUnavailable   a plate reader lacks its package or its model files
 """
 
@@ -23,8 +25,26 @@ class EmptyVideo(ProcessingError):
 class NotAVideo(ProcessingError):
     """Tell that no picture can be decoded from the source."""
 
+    def __init__(self, sentence: str | None = None) -> None:
+        super().__init__(sentence or "File must be a video (mp4, avi, mov, mkv, webm, flv)")
+
+
+class DamagedVideo(NotAVideo):
+    """Tell that the source begins as a video does, but no picture can be decoded."""
+
     def __init__(self) -> None:
-        super().__init__("File must be a video (mp4, avi, mov, mkv, webm, flv)")
+        super().__init__(
+            "No picture of the video can be decoded: it has none, or it is cut off or damaged"
+        )
+
+
+class TooLarge(ProcessingError):
+    """Tell that pictures have more pixels than are allowed."""
+
+    def __init__(self, width: int, height: int, most: int) -> None:
+        super().__init__(
+            f"Expected pictures of at most {most} pixels (MAX_PIXELS), got {width} x {height}"
+        )
 
 
 class ReaderUnavailable(ProcessingError):

@@ -12,7 +12,7 @@ from processing.crop import picture
 from processing.result import Analysis, Reading
 from processing.text import is_plate, may_be_plate, normalise, plausibility
 from processing.track import Tracker, plates, without_overlays
-from processing.video import open_video
+from processing.video import MOST_PIXELS, open_video
 from processing.vote import vote
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def analyse(
     every: int | None = None,
     min_confidence: float = 0.3,
     region: Region = "any",
+    max_pixels: int = MOST_PIXELS,
     reason: str = "",
 ) -> Analysis:
     """Find and read the licence plates of a video or still image.
@@ -81,16 +82,18 @@ def analyse(
         every: analyse each so many frames; None for about six a second of video.
         min_confidence: plates below are left out, 0 to 1.
         region: whose plates' forms decide between characters that look alike.
+        max_pixels: larger pictures are refused before one is decoded.
         reason: why this detector and reader run, for the result.
 
     Raises:
         EmptyVideo: the source holds no bytes.
         NotAVideo: nothing can be decoded.
+        TooLarge: a picture has more than `max_pixels`.
         OSError: the source cannot be read.
         ValueError: `every` is below 1.
     """
     started = time.perf_counter()
-    with open_video(source) as video:
+    with open_video(source, max_pixels) as video:
         search = _Search(video, detector, reader)
         search.run(every or _stride(video.info), on_progress)
         found = search.plates(min_confidence, region)
@@ -254,7 +257,13 @@ def _warnings(video: Video) -> Iterable[str]:
     if video.undecodable:
         yield f"{video.undecodable} frames gave no picture and were left out"
     told, fps = video.info.frames, video.info.fps
-    # Of a variable frame rate the count is a guess: time must be missing as well.
-    short = fps > 0 and video.duration < 0.9 * told / fps
-    if short and video.grabbed < 0.9 * told:
+    if not fps or video.grabbed + video.undecodable >= 0.95 * told:
+        return
+    if video.duration < 0.95 * told / fps:
         yield f"The video ends after {video.grabbed} of {told} frames: it may be cut off or damaged"
+    else:
+        # Of a variable frame rate the count may be a guess.
+        yield (
+            f"Only {video.grabbed} of about {told} frames could be decoded: the video may be"
+            " damaged, or its frame rate varies"
+        )

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
+import PIL.Image
 
-from processing.container import looks_like_still
-from processing.errors import EmptyVideo, NotAVideo
+from processing.container import looks_like_still, looks_like_video
+from processing.errors import DamagedVideo, EmptyVideo, NotAVideo, TooLarge
 from processing.result import VideoInfo
 
 if TYPE_CHECKING:
@@ -25,8 +26,14 @@ if TYPE_CHECKING:
 Source: TypeAlias = "str | Path | BinaryIO"
 Image: TypeAlias = "NDArray[np.uint8]"
 
+# The limit is ours (MAX_PIXELS), and nothing is decoded by Pillow.
+PIL.Image.MAX_IMAGE_PIXELS = None
+
 HEAD_BYTES = 4096
 HIGHEST_FPS = 1000.0
+MOST_PIXELS = 8192 * 8192
+# So many damaged frames in a row are passed over before the rest is given up.
+PERSISTENCE = 300
 # FFmpeg follows the addresses that a playlist names: an upload must not make it do so.
 PLAYLIST_SIGNATURES = (b"#EXTM3U", b"ffconcat")
 
@@ -56,8 +63,9 @@ class Video:
         position: presentation time in seconds of the last frame passed.
     """
 
-    def __init__(self, capture: _Capture, info: VideoInfo) -> None:
+    def __init__(self, capture: _Capture, info: VideoInfo, most_pixels: int) -> None:
         self.info = info
+        self._most_pixels = most_pixels
         self.grabbed = 0
         self.undecodable = 0
         self.position = 0.0
@@ -73,24 +81,40 @@ class Video:
         """Yield each `every`-th frame; those between are decoded but not converted.
 
         Raises:
-            NotAVideo: the stream holds not one frame.
+            DamagedVideo: the stream holds not one frame.
+            TooLarge: a picture has more pixels than are allowed.
             ValueError: `every` is below 1.
         """
         if every < 1:
             raise ValueError(f"Expected every >= 1, got {every}")
-        while self._capture.grab():
+        while self._grab():
             index = self.grabbed
             self.position = self._time(index)
             self.grabbed += 1
             if index % every:
                 continue
-            image = self._capture.picture()
+            image = self._picture()
             if image is None:
                 self.undecodable += 1
                 continue
             yield Frame(index, self.position, image)
         if not self.grabbed:
-            raise NotAVideo
+            raise DamagedVideo
+
+    def _grab(self) -> bool:
+        # OpenCV gives up at a frame that is damaged, though those after it may be sound.
+        for failures in range(PERSISTENCE if self.info.frames else 1):
+            if self._capture.grab():
+                self.undecodable += failures
+                return True
+        return False
+
+    def _picture(self) -> Image | None:
+        image = self._capture.picture()
+        if image is not None:
+            # A stream may grow behind a harmless header.
+            _check_size(image.shape[1], image.shape[0], self._most_pixels)
+        return image
 
     def _time(self, index: int) -> float:
         # Only right after grab() is this the presentation time less the stream's start.
@@ -126,14 +150,16 @@ def frames(source: Source, every: int = 1) -> Iterator[Frame]:
 
 
 @contextmanager
-def open_video(source: Source) -> Iterator[Video]:
+def open_video(source: Source, most_pixels: int = MOST_PIXELS) -> Iterator[Video]:
     """Open a path or a seekable binary reader, and release the decoder in the end.
 
-    A reader is left open, at an arbitrary position.
+    A reader is left open, at an arbitrary position. Pictures of more than `most_pixels` are refused
+    before one is decoded.
 
     Raises:
         EmptyVideo: the source holds no bytes.
         NotAVideo: the source is no video or image that can be opened.
+        TooLarge: its pictures have too many pixels.
         OSError: the source cannot be read.
     """
     head = _head(source)
@@ -141,9 +167,16 @@ def open_video(source: Source) -> Iterator[Video]:
         raise EmptyVideo
     if _is_text(head):
         raise NotAVideo
-    capture = _still(source) if looks_like_still(head) else _stream(source)
+    capture = _still(source, most_pixels) if looks_like_still(head) else _stream(source, head)
     with closing(capture):
-        yield Video(capture, capture.info())
+        info = capture.info()
+        _check_size(info.width, info.height, most_pixels)
+        yield Video(capture, info, most_pixels)
+
+
+def _check_size(width: int, height: int, most_pixels: int) -> None:
+    if width * height > most_pixels:
+        raise TooLarge(width, height, most_pixels)
 
 
 class _Stream:
@@ -237,12 +270,13 @@ def _is_text(head: bytes) -> bool:
     return not head.translate(None, bytes(range(32, 256)) + b"\t\n\r\f\x1b")
 
 
-def _still(source: Source) -> _Still:
+def _still(source: Source, most_pixels: int) -> _Still:
     if isinstance(source, (str, Path)):
         data = Path(source).read_bytes()
     else:
         source.seek(0)
         data = source.read()
+    _check_size(*_size(data), most_pixels)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -252,13 +286,23 @@ def _still(source: Source) -> _Still:
     return _Still(np.asarray(image, np.uint8))
 
 
-def _stream(source: Source) -> _Stream:
+def _size(data: bytes) -> tuple[int, int]:
+    """Return width and height as the header tells them: OpenCV cannot without decoding."""
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except Exception as error:
+        # Whatever a broken header does to its parsers.
+        raise NotAVideo from error
+
+
+def _stream(source: Source, head: bytes) -> _Stream:
     _quieten()
     reader = None if isinstance(source, (str, Path)) else _Borrowed(source)
     capture = _path_capture(source) if reader is None else _reader_capture(reader)
     if not capture.isOpened():
         capture.release()
-        raise NotAVideo
+        raise DamagedVideo if looks_like_video(head) else NotAVideo
     return _Stream(capture, reader)
 
 

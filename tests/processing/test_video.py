@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.errors import EmptyVideo, NotAVideo
+from processing.errors import DamagedVideo, EmptyVideo, NotAVideo, TooLarge
 from processing.video import frames, open_video, probe
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
         probe(tmp_path / "nothing.mp4")
 
 
-def test_a_cut_mp4_whose_index_is_lost_is_no_video(small_clip: Path) -> None:
+def test_a_cut_mp4_whose_index_is_lost_is_told_as_damaged(small_clip: Path) -> None:
     whole = small_clip.read_bytes()
-    with pytest.raises(NotAVideo):
+    with pytest.raises(DamagedVideo, match="cut off or damaged"):
         probe(BytesIO(whole[: len(whole) * 6 // 10]))
 
 
@@ -124,6 +124,47 @@ def test_a_cut_stream_gives_the_frames_that_are_there(tiny_clip: Path) -> None:
         found = list(video.frames())
     assert 0 < len(found) < 20
     assert video.grabbed == len(found)
+
+
+def test_frames_after_damage_in_the_middle_are_not_lost(small_clip: Path) -> None:
+    damaged = bytearray(small_clip.read_bytes())
+    start, end = len(damaged) // 3, len(damaged) // 2
+    damaged[start:end] = bytes(end - start)
+    with open_video(BytesIO(bytes(damaged))) as video:
+        found = list(video.frames())
+        assert found[-1].time == pytest.approx(3.9)
+        assert 0 < video.undecodable < video.grabbed < video.info.frames == 40
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".bmp", ".tiff"])
+def test_a_picture_with_too_many_pixels_is_refused_undecoded(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with (
+        pytest.raises(TooLarge, match=r"at most 1000 pixels \(MAX_PIXELS\), got 64 x 48"),
+        open_video(BytesIO(picture(ending)), most_pixels=1000),
+    ):
+        pass
+
+
+def test_a_video_with_too_many_pixels_is_refused_before_its_first_frame(tiny_clip: Path) -> None:
+    with (
+        pytest.raises(TooLarge, match="got 320 x 192"),
+        open_video(tiny_clip, most_pixels=320 * 192 - 1),
+    ):
+        pass
+    assert len(list(frames(tiny_clip, 10))) == 2
+
+
+def test_a_header_that_lies_about_the_size_of_its_frames_helps_nothing(tiny_clip: Path) -> None:
+    # Matroska's PixelWidth and PixelHeight, two bytes each.
+    whole = tiny_clip.read_bytes()
+    small = whole.replace(b"\xb0\x82\x01\x40", b"\xb0\x82\x00\x10", 1)
+    small = small.replace(b"\xba\x81\xc0", b"\xba\x81\x10", 1)
+    assert small != whole
+    with pytest.raises(TooLarge), open_video(BytesIO(small), most_pixels=40_000) as video:
+        list(video.frames())
 
 
 def test_damage_in_the_middle_ends_in_frames_or_in_a_clear_error(tiny_clip: Path) -> None:

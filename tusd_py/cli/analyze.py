@@ -29,6 +29,8 @@ READERS = (
     "easyocr_recog_network",
     "easyocr_gpu",
     "analysis_threads",
+    "plate_region",
+    "max_pixels",
 )
 
 
@@ -77,7 +79,15 @@ def _analysed(path: Path, engine: Engine) -> dict[str, Any]:
             shown.tell(f"Analysis {path.name}", progress.fraction, _message(progress))
 
         try:
-            found = analyse(path, engine.detector, engine.reader, tell, reason=engine.reason)
+            found = analyse(
+                path,
+                engine.detector,
+                engine.reader,
+                tell,
+                region=engine.region,
+                max_pixels=engine.max_pixels,
+                reason=engine.reason,
+            )
         except ProcessingError as error:
             return {"error": str(error), "plates": []}
         except OSError as error:
