@@ -70,6 +70,11 @@ def slowly(upload_id: str) -> None:
     _run(upload_id, lambda: time.sleep(SECONDS_A_FRAME))
 
 
+def briskly(upload_id: str) -> None:
+    """Analyse at fifty frames a second."""
+    _run(upload_id, lambda: time.sleep(SECONDS_A_FRAME / 5))
+
+
 def fatally(upload_id: str) -> None:
     """Be killed in the first frame."""
     _run(upload_id, lambda: os.kill(os.getpid(), signal.SIGKILL))
