@@ -14,7 +14,10 @@ OPTIONS = ("frame_skip", "min_confidence")
 MOST_SKIPPED = 1000
 
 _INTEGER = re.compile(r"\d{1,9}", re.ASCII)
-_DECIMAL = re.compile(r"\d{1,9}(\.\d{0,17})?|\.\d{1,17}", re.ASCII)
+# As JSON and JavaScript write numbers too: 1e-7, -0.
+_DECIMAL = re.compile(
+    r"-?(\d{1,9}(\.\d{0,30})?|\.\d{1,30})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE
+)
 
 
 class InvalidOption(ValueError):

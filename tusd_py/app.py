@@ -42,6 +42,7 @@ from tusd_py.form import PATH, Forms
 from tusd_py.jobs import Jobs
 from tusd_py.listing import Jobs as AllJobs
 from tusd_py.native import Front
+from tusd_py.openapi import Described, Offered
 from tusd_py.origin import Origin, TrustedPeers
 from tusd_py.polling import Polling
 from tusd_py.problems import unfound
@@ -284,6 +285,7 @@ def create_app(settings: Settings) -> Starlette:
     listing = AllJobs(RedisListing(redis), data, origin, settings.admin_token or "")
     probes = Probes(data, outbox, settings.min_free_bytes)
     cors, ids = Cors(settings.cors_origins), RequestIds()
+    described = Described(_offered(settings, origin), origin)
     app = Starlette(
         routes=[
             Route(origin.creation_path, files),
@@ -294,6 +296,8 @@ def create_app(settings: Settings) -> Starlette:
             Route("/jobs/{job_id}/retry", jobs.retry, methods=["POST"]),
             Route("/jobs/{job_id}/result", jobs.result),
             Route("/jobs/{job_id}/plates/{number}/image", jobs.image),
+            Route("/openapi.json", described.json),
+            Route("/docs", described.page),
             Route("/health", probes.health),
             Route("/ready", probes.ready),
         ],
@@ -317,6 +321,16 @@ def create_app(settings: Settings) -> Starlette:
         ids,
     )
     return app
+
+
+def _offered(settings: Settings, origin: Origin) -> Offered:
+    return Offered(
+        files=origin.creation_path,
+        most_bytes=settings.max_file_size,
+        listing=settings.admin_token is not None,
+        termination=not settings.disable_termination,
+        download=not settings.disable_download,
+    )
 
 
 def _methods(settings: Settings) -> list[str]:

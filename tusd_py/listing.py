@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 import json
 import math
@@ -20,7 +18,6 @@ from storage.errors import StorageError
 from storage.job import JobState, Place
 from tusd_py.headers import Headers
 from tusd_py.problems import NO_STORE, problem, refused
-from tusd_py.protocol import is_upload_id
 from tusd_py.resource import JobResource
 
 if TYPE_CHECKING:
@@ -39,12 +36,13 @@ USUAL = 50
 _LOOKED_AT = 1000
 _BATCH = 100
 _BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE | re.ASCII)
-# RFC 3339, section 5.6.
-TIME = (
-    r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-    r"(\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+# RFC 3339, section 5.6: day, time of the day, fraction of the second, offset.
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})",
+    re.ASCII | re.IGNORECASE,
 )
-_TIME = re.compile(TIME, re.ASCII)
+CURSOR = r"^[0-9]{1,12}(\.[0-9]{1,17})?_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+_CURSOR = re.compile(CURSOR, re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,3}", re.ASCII)
 _NOT_IN_PLATES = re.compile(r"[^A-Z0-9]+")
 
@@ -55,7 +53,7 @@ class JobPage(BaseModel):
     jobs: list[JobResource] = Field(description="What the filters left; it may be empty.")
     next: str | None = Field(
         description="The cursor that goes on from here; null: there are no more.",
-        examples=["MTc2NDI0Njk2NS4yNTo1NTBlODQwMA"],
+        examples=["1764246965.25_550e8400-e29b-41d4-a716-446655440000"],
     )
 
 
@@ -81,14 +79,14 @@ class Query:
     def parse(cls, given: QueryParams) -> Query:
         """Read a query; raise InvalidQuery."""
         start = Place(math.inf, "")
-        if before := given.get("created_before"):
+        if (before := given.get("created_before")) is not None:
             start = Place(_time("created_before", before), "")
-        if cursor := given.get("cursor"):
+        if (cursor := given.get("cursor")) is not None:
             start = min(start, _place(cursor))
         after = given.get("created_after")
         return cls(
             start,
-            _time("created_after", after) if after else -math.inf,
+            -math.inf if after is None else _time("created_after", after),
             _limit(given.get("limit", str(USUAL))),
             frozenset(_state(name) for name in given.getlist("status")),
             given.get("filename", "").casefold(),
@@ -181,28 +179,26 @@ def _limit(text: str) -> int:
 
 def _time(name: str, text: str) -> float:
     refusal = InvalidQuery(name, "a time such as 2026-11-27T12:00:00Z", text)
-    # Python takes more than RFC 3339 allows, and refuses days that are not in the calendar.
-    if not _TIME.fullmatch(text):
+    # Python takes more than RFC 3339 allows, but neither its leap seconds nor its year 0.
+    found = _TIME.fullmatch(text)
+    if not found:
         raise refusal
+    day, clock, fraction, offset = found.groups()
+    clock, leaps = (f"{clock[:-2]}59", 1) if clock.endswith(":60") else (clock, 0)
+    day = "0001" + day[4:] if day.startswith("0000") else day
     try:
-        return datetime.fromisoformat(text).timestamp()
+        second = datetime.fromisoformat(f"{day}T{clock}{offset.upper()}").timestamp()
     except (ValueError, OverflowError):
         raise refusal from None
+    return second + leaps + float(f"0{fraction or ''}")
 
 
 def _cursor(place: Place) -> str:
-    text = f"{place.created_at!r}:{place.job_id}"
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return f"{place.created_at!r}_{place.job_id}"
 
 
 def _place(cursor: str) -> Place:
-    try:
-        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
-        seconds, _, job_id = text.partition(":")
-        place = Place(float(seconds), job_id)
-    except (ValueError, binascii.Error):
-        raise InvalidQuery("cursor", "what `next` said", cursor) from None
-    if not is_upload_id(job_id) or not math.isfinite(place.created_at):
+    if not _CURSOR.fullmatch(cursor):
         raise InvalidQuery("cursor", "what `next` said", cursor)
-    return place
+    seconds, _, job_id = cursor.partition("_")
+    return Place(float(seconds), job_id)

@@ -89,9 +89,9 @@ class Api:
             exception_handlers={HTTPException: unfound},
         )
 
-    def completed(self) -> str:
+    def completed(self, *crops: bytes) -> str:
         upload_id = self.place.upload(complete=True)
-        self.place.jobs().complete(upload_id, {"version": 1, **RESULT})
+        self.place.jobs().complete(upload_id, {"version": 1, **RESULT}, crops)
         return upload_id
 
 
@@ -190,11 +190,8 @@ def test_there_is_no_result_before_the_end(api: Api) -> None:
 
 
 def test_a_plate_has_the_picture_that_was_stored_for_it(api: Api) -> None:
-    upload_id = api.completed()
-    crops = api.place.directory / "crops" / upload_id
-    assert api.ask("GET", f"/jobs/{upload_id}/plates/0/image").status == 404
-    crops.mkdir(parents=True)
-    (crops / "0.jpg").write_bytes(b"\xff\xd8 a picture")
+    assert api.ask("GET", f"/jobs/{api.completed(b'')}/plates/0/image").status == 404
+    upload_id = api.completed(b"\xff\xd8 a picture")
     answer = api.ask("GET", f"/jobs/{upload_id}/plates/0/image")
     assert (answer.status, answer.body) == (200, b"\xff\xd8 a picture")
     assert answer.headers["content-type"] == "image/jpeg"

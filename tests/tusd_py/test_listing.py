@@ -191,7 +191,9 @@ def test_a_page_may_be_empty_and_still_not_the_last(
         ("created_before=1764246965", "created_before: expected a time"),
         ("cursor=x", "cursor: expected what `next` said"),
         ("cursor=%F0%9F%98%80", "cursor: expected what `next` said"),
-        ("cursor=bmFuOng", "cursor: expected what `next` said"),
+        ("cursor=", "cursor: expected what `next` said"),
+        ("cursor=nan_550e8400-e29b-41d4-a716-446655440000", "cursor: expected what `next` said"),
+        ("created_after=", "created_after: expected a time"),
     ],
 )
 def test_a_query_that_means_nothing_is_refused_with_what_was_expected(

@@ -1,0 +1,90 @@
+"""The server does what its description says, whatever Schemathesis sends."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.acceptance.process import ROOT, Process
+from tests.acceptance.raw import Tus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.acceptance.process import Site
+
+TOKEN = "0123456789abcdef" * 2
+
+
+def explore(site: Site, *options: str) -> None:
+    """Let Schemathesis try all operations of a server, and each of its checks."""
+    server = site.serve(ADMIN_TOKEN=TOKEN, MAX_FILE_SIZE="1000000")
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "--no-color"),
+        *("--config-file", str(ROOT / "schemathesis.toml")),
+        *("run", f"http://127.0.0.1:{server.port}/openapi.json"),
+        *("--header", f"Authorization: Bearer {TOKEN}", "--max-redirects", "0", *options),
+    ]
+    explorer = site.run_python("schemathesis", command, kind=Process)
+    assert explorer.wait() == 0, explorer.log
+    tried = re.search(r"Selected: (\d+)/(\d+)\s+Tested: (\d+)", explorer.log)
+    assert tried, explorer.log
+    assert tried[1] == tried[2] == tried[3]
+    assert "Traceback" not in server.log
+
+
+def test_schemathesis_finds_nothing(site: Site) -> None:
+    explore(site, "--seed", "1", "--generation-deterministic", "--max-examples", "10")
+
+
+@pytest.mark.soak
+def test_schemathesis_finds_nothing_for_minutes(site: Site) -> None:
+    minutes, seed = os.environ["SOAK_MINUTES"], os.environ["SOAK_SEED"]
+    seconds = str(int(float(minutes) * 60))
+    explore(site, "--seed", seed, "--max-examples", "100000", "--max-time", seconds)
+
+
+class Page(HTMLParser):
+    """Collect what a page would load or run, and the ids of its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.ids += [named["id"] or ""] if "id" in named else []
+        if tag in {"script", "link", "img", "iframe"} or {"src", "style"} & named.keys():
+            self.loaded.append(tag)
+
+
+def test_the_page_for_people_is_whole_and_loads_nothing(tus: Tus) -> None:
+    answer = tus.request("GET", "/docs")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    page, text = Page(), answer.body.decode()
+    page.feed(text)
+    assert page.loaded == []
+    document = tus.request("GET", "/openapi.json").json()
+    assert page.ids == [*document["components"]["schemas"]]
+    assert all(path in text for path in document["paths"])
+
+
+def test_the_document_tells_what_the_settings_leave(new_site: Callable[..., Site]) -> None:
+    site = new_site(
+        DISABLE_TERMINATION="true",
+        DISABLE_DOWNLOAD="true",
+        UPLOAD_PATH="/uploads/",
+        PUBLIC_URL="https://host.example/api",
+    )
+    document = Tus(site.serve().port).request("GET", "/openapi.json").json()
+    assert document["servers"] == [{"url": "https://host.example/api"}]
+    assert "/jobs" not in document["paths"]
+    assert set(document["paths"]["/jobs/{job_id}"]) == {"parameters", "get"}
+    assert set(document["paths"]["/uploads/{upload_id}"]) == {"parameters", "head", "patch"}
