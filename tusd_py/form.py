@@ -30,6 +30,7 @@ from tusd_py.headers import Headers, InvalidHeader, parse_key, parse_number
 from tusd_py.intake import Intake, Nowhere
 from tusd_py.multipart import BESIDES, Form, InvalidForm, parse_boundary
 from tusd_py.protocol import IETF, Create, ProtocolError
+from tusd_py.request_id import sent
 from tusd_py.resumable import VERSIONS, Dialect
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Forms:
 
     async def _take(self, name: _Name, form: Form, exchange: Exchange) -> int:
         """Make an upload of what comes, and return its size; none is left of one that fails."""
-        upload = await self._create(name, form)
+        upload = await self._create(name, form, exchange.headers)
         async with AsyncExitStack() as held:
             try:
                 lease = await held.enter_async_context(self._uploads.leases.hold(upload.id))
@@ -212,7 +213,7 @@ class Forms:
             raise self._stopped(form, end)
         _log_success(form.received, time.monotonic() - started)
 
-    async def _create(self, name: _Name, form: Form) -> Upload:
+    async def _create(self, name: _Name, form: Form, headers: Headers) -> Upload:
         uploads, now = self._uploads, time.time()
         free = await to_thread.run_sync(uploads.data.free_bytes)
         if free < uploads.min_free_bytes:
@@ -225,6 +226,7 @@ class Forms:
             expires_at=now + uploads.limits.expiration,
             dialect=IETF,
             fingerprint=name.fingerprint,
+            request_id=sent(headers),
             # Above all that an earlier upload of this id may have had.
             token=int(now * 1000),
         )

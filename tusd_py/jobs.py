@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from anyio import to_thread
 from starlette.responses import Response
 
-from storage.errors import JobNotRetried, StorageError, UploadNotFound
+from storage.errors import JobNotRetried, RecordTooNew, StorageError, UploadNotFound
 from storage.job import JobState
 from tusd_py.headers import Headers
 from tusd_py.polling import Polling, parse_wait
@@ -111,7 +111,13 @@ class Jobs:
         return _Seen(job, body, f'"{digest}"')
 
     async def _upload(self, job: Job) -> Upload | None:
-        return None if job.state is JobState.CANCELLED else await self._info.find(job.id)
+        if job.state is JobState.CANCELLED:
+            return None
+        try:
+            return await self._info.find(job.id)
+        except RecordTooNew:
+            # Where the job stands is known all the same.
+            return None
 
     async def _cancel(self, job_id: str) -> Response:
         job = await self._find(job_id)

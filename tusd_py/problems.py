@@ -9,7 +9,14 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from storage.errors import JournalDamaged, StorageError, UploadGone, UploadLocked, UploadNotFound
+from storage.errors import (
+    JournalDamaged,
+    RecordTooNew,
+    StorageError,
+    UploadGone,
+    UploadLocked,
+    UploadNotFound,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,4 +67,6 @@ def refused(error: StorageError) -> Response:
     if isinstance(error, UploadLocked):
         held = "another request holds the upload of this job: try again"
         return problem(423, held, {"retry-after": "1"})
+    if isinstance(error, RecordTooNew):
+        return problem(503, str(error), {"retry-after": "60"})
     return problem(503, "the storage does not answer just now: try again", {"retry-after": "1"})

@@ -92,6 +92,15 @@ def test_a_failed_job_is_tried_again_and_its_log_names_the_request(
     assert all("request=Root=1-67891233:abc" in line for line in lines)
 
 
+def test_a_form_leaves_the_name_of_its_request_with_the_upload(tus: Tus, site: Site) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nFLV\1 and so on\r\n--b--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=b", "X-Request-ID": "mine"}
+    answer = tus.request("POST", "/process/video/upload/async", headers, body)
+    assert (answer.status, answer.headers["x-request-id"]) == (200, "mine")
+    journal = site.uploads / f"{answer.json()['job_id']}.log"
+    assert b'"request_id":"mine"' in journal.read_bytes()
+
+
 def test_delete_of_a_job_takes_all_of_an_upload_that_is_on_its_way(tus: Tus, site: Site) -> None:
     path = tus.create(100)
     with tus.begin_patch(path, 0, 100) as patch:

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from storage import redis_schema as schema
 from storage.filestore import FileStore
 from storage.redis_info import RedisInfoStore
 from tests.storage.place import RESULT, VIDEO, Place
@@ -276,6 +277,14 @@ def test_another_method_is_405_with_those_that_are_allowed(
     answer = api.ask(method, f"/jobs/{uuid4()}{below}")
     assert (answer.status, answer.headers["content-type"]) == (405, PROBLEM)
     assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+def test_a_record_of_a_newer_program_hides_no_job(api: Api) -> None:
+    upload_id = api.place.upload(complete=True)
+    api.place.text.hset(schema.upload_key(upload_id), "version", "99")
+    said = api.ask("GET", f"/jobs/{upload_id}")
+    assert (said.status, said.json()["status"]) == (200, "pending")
+    assert said.json()["created_at"] is None
 
 
 def test_a_redis_that_is_away_is_503_and_asks_to_try_again(api: Api, tmp_path: Path) -> None:
