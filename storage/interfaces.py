@@ -277,6 +277,9 @@ class InfoStore(Protocol):
     async def job(self, job_id: str) -> Job | None:
         """Return the job, or None."""
 
+    async def plates(self, job_id: str) -> Sequence[str]:
+        """Return the texts of the plates that a run of the job has found so far."""
+
 
 class Listing(Protocol):
     """List jobs, the newest first. Raises StoreUnavailable."""

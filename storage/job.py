@@ -90,6 +90,8 @@ class Job:
     uploaded_at: float = 0.0
     started_at: float = 0.0
     finished_at: float = 0.0
+    #: How often another connection took the upload over.
+    takeovers: int = 0
 
     @classmethod
     def from_hash(cls, job_id: str, fields: Mapping[str, str]) -> Job:
@@ -110,6 +112,7 @@ class Job:
             uploaded_at=float(fields.get("uploaded_at", 0)),
             started_at=float(fields.get("started_at", 0)),
             finished_at=float(fields.get("finished_at", 0)),
+            takeovers=int(fields.get("takeovers", 0)),
         )
 
     @property

@@ -101,6 +101,14 @@ class RedisInfoStore:
         fields = await self._fields(schema.job_key(job_id))
         return Job.from_hash(job_id, fields) if fields else None
 
+    async def plates(self, job_id: str) -> Sequence[str]:
+        try:
+            # As above.
+            found: Any = await self._redis.lrange(schema.plates_key(job_id), 0, -1)
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+        return list(found)
+
     async def _fields(self, key: str) -> dict[str, str]:
         try:
             # redis-py's types cannot say that it decodes.

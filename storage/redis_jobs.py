@@ -145,6 +145,11 @@ class RedisJobs:
         self.marker.known()
         return self._rq.workers()
 
+    @redis_errors()
+    def position(self, upload_id: str) -> int | None:
+        """Return the place in the queue of a job that waits for a worker, 1 for the next."""
+        return self._rq.position(upload_id)
+
     # --- from the outbox to RQ
 
     @redis_errors()

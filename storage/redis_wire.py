@@ -1,7 +1,8 @@
 """One connection to Redis with many commands on the way: what redis-py's pool costs ten times.
 
-It has the four commands that the hot path needs, under redis-py's names and with its errors, so a
-store takes either client. What is asked in one turn of the event loop leaves in few writes.
+It has the few commands that the hot path and watchers need, under redis-py's names and with its
+errors, so a store takes either client. What is asked in one turn of the event loop leaves in few
+writes.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ class RedisWire:
         """Return the fields of a hash."""
         flat = await self._command("HGETALL", name)
         return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    def lrange(self, name: str, start: int, end: int) -> Coroutine[Any, Any, list[str]]:
+        """Return elements of a list, `end` included."""
+        return self._command("LRANGE", name, start, end)
 
     async def aclose(self) -> None:
         """Close the connection."""

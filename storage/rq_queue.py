@@ -182,6 +182,16 @@ class RqQueue:
             for job_id, execution_id in registry.get_job_and_execution_ids(cleanup=False):
                 yield Execution(execution_id, job_id, self.redis)
 
+    def position(self, job_id: str) -> int | None:
+        """Return the place of a job that waits, 1 for the next; None for one that does not."""
+        ahead = 0
+        for queue in self.queues:
+            place = queue.get_job_position(job_id)
+            if place is not None:
+                return ahead + place + 1
+            ahead += queue.count
+        return None
+
     def running(self) -> set[str]:
         """Return the ids of jobs that a worker has taken, dead ones' too."""
         taken = {one for queue in self.queues for one in queue.intermediate_queue.get_job_ids()}

@@ -198,3 +198,5 @@ async def _until_one_ends(*steps: Coroutine[Any, Any, None]) -> None:
             task.result()
     finally:
         await end(*tasks)
+        # Looked at, lest it be called lost: both may fail of one cause.
+        _ = [task.cancelled() or task.exception() for task in tasks]

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from storage import durability
 from storage.embedded import Embedded
@@ -37,7 +37,9 @@ from tusd_py import protocol, resumable
 from tusd_py.cors import Cors
 from tusd_py.dispatch import Dispatcher
 from tusd_py.download import Downloads
+from tusd_py.events import Watching
 from tusd_py.exchange import AsgiExchange
+from tusd_py.feeds import Feeds, Reader
 from tusd_py.form import PATH, Forms
 from tusd_py.jobs import Jobs
 from tusd_py.listing import Jobs as AllJobs
@@ -49,6 +51,7 @@ from tusd_py.problems import unfound
 from tusd_py.protocol import IETF, TUS, Limits, ProtocolError
 from tusd_py.receiver import Receiver
 from tusd_py.request_id import Named, RequestIds
+from tusd_py.resource import JobResource
 from tusd_py.resumable import Dialect
 from tusd_py.tus import Tus
 from tusd_py.uploads import Call, Uploads, cancel, carry_out
@@ -57,9 +60,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from starlette.responses import Response
+    from starlette.routing import BaseRoute
     from starlette.types import Receive, Scope, Send
 
     from settings import Settings
+    from storage.job import Job
     from storage.upload import Upload
     from tusd_py.exchange import Exchange
     from tusd_py.headers import Headers
@@ -283,6 +288,8 @@ def create_app(settings: Settings) -> Starlette:
         info, data, origin, polling, remove=partial(cancel, uploads=uploads), retry=outbox.retry
     )
     listing = AllJobs(RedisListing(redis), data, origin, settings.admin_token or "")
+    reader = Reader(jobs.find, info, outbox.position)
+    watching = Watching(Feeds(watches, reader.read, _describe), origin)
     probes = Probes(data, outbox, settings.min_free_bytes)
     cors, ids = Cors(settings.cors_origins), RequestIds()
     described = Described(_offered(settings, origin), origin)
@@ -298,6 +305,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/jobs/{job_id}/plates/{number}/image", jobs.image),
             Route("/openapi.json", described.json),
             Route("/docs", described.page),
+            *_live(watching),
             Route("/health", probes.health),
             Route("/ready", probes.ready),
         ],
@@ -306,12 +314,9 @@ def create_app(settings: Settings) -> Starlette:
         exception_handlers={HTTPException: unfound},
     )
 
-    def stop() -> None:
-        leases.stop_all()
-        polling.stop()
-
+    stops = (leases.stop_all, polling.stop, watching.stop)
     # For whoever runs the server: a request body in flight is told to stop before a shutdown.
-    app.state.shutdown = stop
+    app.state.shutdown = lambda: [stop() for stop in stops]
     app.state.front = Front(
         files.find,
         cors.fields,
@@ -331,6 +336,20 @@ def _offered(settings: Settings, origin: Origin) -> Offered:
         termination=not settings.disable_termination,
         download=not settings.disable_download,
     )
+
+
+def _live(watching: Watching) -> list[BaseRoute]:
+    stream = partial(Route, endpoint=watching, methods=["GET"], include_in_schema=False)
+    return [
+        stream("/jobs/{job_id}/events"),
+        stream("/events"),
+        WebSocketRoute("/jobs/{job_id}/ws", watching),
+        WebSocketRoute("/events/ws", watching),
+    ]
+
+
+def _describe(job: Job, upload: Upload | None, base: str) -> str:
+    return JobResource.of_upload(job, upload, base).model_dump_json()
 
 
 def _methods(settings: Settings) -> list[str]:

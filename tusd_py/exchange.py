@@ -42,6 +42,9 @@ _TURNS = 4
 # response; the end of the connection. The third has `fields`, to which trailers are added.
 INFORMATIONAL = "http.response.informational"
 CUT = "tusd.http.cut"
+# Also a message: the answer goes on as long as somebody listens, and takes what is sent within so
+# many `seconds`.
+PATIENCE = "tusd.http.patience"
 TRAILERS = "tusd.http.request.trailers"
 
 

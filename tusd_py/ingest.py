@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from tusd_py.exchange import CUT, INFORMATIONAL, TRAILERS
+from tusd_py.exchange import CUT, INFORMATIONAL, PATIENCE, TRAILERS
 from tusd_py.framing import HEAD_MOST, Refused, build_head, check_head, head_too_long
 from tusd_py.headers import Headers
 from tusd_py.native import NativeExchange
+from tusd_py.websocket import be_patient, let_go
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # What is read of a request that was refused, so that the peer sees the answer and not a reset.
 _LINGER_BYTES = 256 * 1024
 _LINGER_SECONDS = 1.0
+# How the paths end at which a WebSocket may be asked for.
+_SOCKETS = b"/ws"
 # A clock that is rounded may show so much less.
 _MOMENT = 0.005
 
@@ -72,7 +75,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._refused: Refused | None = None
         self._linger_left: int | None = None
         self._idle_since: float | None = None
-        self._at_end = False
+        self._at_end = self._is_watched = False
         # What an ASGI scope says of every request of a connection.
         self.where: Mapping[str, Any] = {}
 
@@ -124,7 +127,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(Refused(HTTPStatus.BAD_REQUEST, "the body ended before its length"))
         elif self._is_busy():
             self.cycle.keep_alive = False
-        return self._is_busy()
+        return self._is_busy() and not self._is_watched
+
+    def be_watched(self, seconds: float) -> None:
+        """Let go of a peer that goes, or takes nothing for so long, though it has no answer yet."""
+        self._is_watched = True
+        be_patient(self.transport, seconds)
 
     def data_received(self, data: bytes) -> None:
         if self._linger_left is not None:
@@ -158,6 +166,7 @@ class HttpProtocol(HttpToolsProtocol):
                 if self._should_upgrade():
                     self._cancel_timers()
                     self.handle_websocket_upgrade()
+                    self.let_go()
                     return
                 data = data[upgrade.args[0] :]
                 self._read_as_plain()
@@ -180,7 +189,10 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _should_upgrade(self) -> bool:
-        return self.parser.get_method() == b"GET" and super()._should_upgrade()
+        # Where no socket is, the wish is ignored.
+        is_there = self.url.partition(b"?")[0].endswith(_SOCKETS)
+        asks = is_there and self.parser.get_method() == b"GET" and not self._is_busy()
+        return asks and super()._should_upgrade()
 
     def _is_busy(self) -> bool:
         """Tell whether a request still has to be answered."""
@@ -256,7 +268,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = came
         self.scope["headers"] = self.headers
-        self.scope["extensions"] = {CUT: {}, TRAILERS: {"fields": self._trailers}}
+        self.scope["extensions"] = {CUT: {}, PATIENCE: {}, TRAILERS: {"fields": self._trailers}}
         if self.parser.get_http_version() != "1.0":
             self.scope["extensions"][INFORMATIONAL] = {}
         self.app = request = _Request(self, self._served)
@@ -447,6 +459,8 @@ class _Request:
             self._inform(message)
         elif message["type"] == CUT:
             self._cut()
+        elif message["type"] == PATIENCE:
+            self._protocol.be_watched(message["seconds"])
         elif self._broken and not cycle.response_started:
             self._swallow(message)
         else:
@@ -463,7 +477,7 @@ class _Request:
     def _cut(self) -> None:
         self.cycle.disconnected = True
         self._protocol.pipeline.clear()
-        self.cycle.transport.close()
+        let_go(self.cycle.transport)
 
     def _swallow(self, message: Message) -> None:
         """Answer with the refusal once the app has done what it could."""

@@ -100,7 +100,7 @@ class Jobs:
         )
 
     async def _see(self, request: Request) -> _Seen:
-        job = await self._find(request.path_params["job_id"])
+        job = await self.find(request.path_params["job_id"])
         return await self._seen(request, job)
 
     async def _seen(self, request: Request, job: Job) -> _Seen:
@@ -120,7 +120,7 @@ class Jobs:
             return None
 
     async def _cancel(self, job_id: str) -> Response:
-        job = await self._find(job_id)
+        job = await self.find(job_id)
         if job.state is JobState.CANCELLED:
             return problem(410, "the upload of this job was removed")
         await self._remove(job_id)
@@ -129,7 +129,7 @@ class Jobs:
     async def retry(self, request: Request) -> Response:
         """Run a failed job again; 409 with the reason where that cannot be."""
         try:
-            job = await self._find(request.path_params["job_id"])
+            job = await self.find(request.path_params["job_id"])
             if job.state is JobState.CANCELLED:
                 return problem(410, "the upload of this job was removed")
             await to_thread.run_sync(self._retry, job.id)
@@ -161,7 +161,7 @@ class Jobs:
         )
 
     async def _result(self, job_id: str) -> tuple[Job, bytes | None]:
-        job = await self._find(job_id)
+        job = await self.find(job_id)
         if job.state is not JobState.COMPLETED:
             return job, None
         return job, await to_thread.run_sync(self._data.result, job.id)
@@ -184,7 +184,8 @@ class Jobs:
         headers = {**NO_STORE, "x-content-type-options": "nosniff"}
         return Response(image, headers=headers, media_type="image/jpeg")
 
-    async def _find(self, job_id: str) -> Job:
+    async def find(self, job_id: str) -> Job:
+        """Return a job, whose record is rebuilt where Redis lacks it; raise StorageError."""
         if not is_upload_id(job_id):
             raise UploadNotFound
         job = await self._info.job(job_id)

@@ -135,7 +135,9 @@ async def test_a_redis_that_was_away_is_listened_to_again(tmp_path: Path) -> Non
                 await until_subscribers(redis, job, 1)
                 await woken(watch)
                 await woken(late)
-                await redis.publish(schema.job_key(job), "")
+                # What the other client has open is from before.
+                async with Redis.from_url(server.url) as fresh:
+                    await fresh.publish(schema.job_key(job), "")
                 await woken(watch)
     finally:
         server.close()

@@ -22,7 +22,8 @@ def test_every_address_of_the_app_is_described_with_each_of_its_methods(tmp_path
     settings = Settings(upload_dir=tmp_path, redis_url="redis://nowhere", admin_token="x" * 32)
     described = {path.rstrip("/"): item for path, item in document(WHOLE)["paths"].items()}
     for route in create_app(settings).routes:
-        if isinstance(route, Route):
+        # What goes on for ever is told in words.
+        if isinstance(route, Route) and route.include_in_schema:
             item = described[route.path.replace(":path", "").rstrip("/")]
             methods = {method.lower() for method in route.methods or ()} - {"head"}
             assert methods <= item.keys(), route.path

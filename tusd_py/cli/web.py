@@ -17,6 +17,7 @@ from tusd_py.app import create_app
 from tusd_py.cli.limits import Exhaustion, how_many_connections
 from tusd_py.crowd import Crowd
 from tusd_py.ingest import HttpProtocol
+from tusd_py.websocket import WebSocketProtocol
 
 if TYPE_CHECKING:
     import socket
@@ -32,6 +33,8 @@ HEAD_SECONDS = 60
 _SWITCH_SECONDS = 0.001
 # Objects, and generations, between two looks for cycles.
 _GC = (20_000, 20, 20)
+# Bytes of one message that comes by a WebSocket.
+_WORDS = 4096
 # Connections that are taken at once where another process does not take them.
 _MOST = 64
 
@@ -56,7 +59,10 @@ def serve(
             HttpProtocol, head_timeout=head_timeout, front=app.state.front, crowd=crowd
         ),
         loop="uvloop",
-        ws="none",
+        ws=WebSocketProtocol,
+        # Nobody has anything to say there.
+        ws_max_size=_WORDS,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,

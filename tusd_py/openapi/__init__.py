@@ -27,7 +27,10 @@ _ABOUT = """Takes large videos by resumable uploads and reads the licence plates
 
 An upload is created and filled with tus 1.0.0, with the IETF's Resumable Uploads for HTTP, or by
 one form; its id, the last part of its address, is the id of its job. Whoever knows an id may use
-it. Every answer bears an `X-Request-ID`: the one that was sent with the request, or a new one."""
+it. A job is watched live at `/jobs/{id}/events` (server-sent events) or `/jobs/{id}/ws` (a
+WebSocket), many at `/events?jobs={id},{id}`: these go on as long as the job does, which nothing
+here can describe. Every answer bears an `X-Request-ID`: the one that was sent with the request, or
+a new one."""
 _TAGS = {
     "jobs": "What became of an upload: watch it, fetch its result, cancel it, try it again.",
     "uploads": "tus 1.0.0 (https://tus.io/protocols/resumable-upload).",
