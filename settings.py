@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     upload_dir: Path = Path("data")
     """Directory of uploads, journals, results and the embedded Redis."""
     redis_url: str | None = None
-    """redis://, rediss:// or unix:// URL; unset starts an embedded server in UPLOAD_DIR."""
+    """redis://, rediss://, unix:// or sentinel:// URL; unset: an embedded server in UPLOAD_DIR."""
     max_file_size: Bytes = 524_288_000
     """Largest upload in bytes (Tus-Max-Size)."""
     chunk_size: Bytes = 1_048_576

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
 from storage import redis_schema as schema
 from storage.errors import StorageError, StoreUnavailable
+from storage.redis_address import Address
 from storage.redis_locker import is_dead, process_identity
 
 if TYPE_CHECKING:
@@ -28,18 +29,21 @@ LEASE = 30.0
 
 
 def clients(url: str) -> tuple[Redis, Redis]:
-    """Build two clients of a redis://, rediss:// or unix:// URL: one decodes, RQ's must not.
+    """Build two clients of a URL (storage.redis_address): one decodes, RQ's must not.
 
     Nothing is connected to before the first command.
     """
+    address = Address.parse(url)
     text, raw = (
-        Redis.from_url(
-            url,
-            decode_responses=decode,
-            socket_connect_timeout=_CONNECT,
-            socket_timeout=_ANSWER,
-            # Once more on a fresh connection: the server may have been restarted meanwhile.
-            retry=Retry(NoBackoff(), 1),
+        Redis.from_pool(
+            ConnectionPool(
+                **address.pool_options(),
+                decode_responses=decode,
+                socket_connect_timeout=_CONNECT,
+                socket_timeout=_ANSWER,
+                # Once more on a fresh connection: the server may have been restarted meanwhile.
+                retry=Retry(NoBackoff(), 1),
+            )
         )
         for decode in (True, False)
     )

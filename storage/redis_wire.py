@@ -14,10 +14,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
-from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.connection import SSLConnection
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as Late
+
+from storage.redis_address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -33,8 +35,10 @@ class RedisWire:
     """Speak to one Redis; a connection that broke is made again by the next command."""
 
     def __init__(self, url: str, *, connect: float = _CONNECT, answer: float = _ANSWER) -> None:
-        """Take a redis://, rediss:// or unix:// URL; wait so many seconds at most."""
-        self._options = parse_url(url)
+        """Take a URL (storage.redis_address); wait so many seconds at most."""
+        address = Address.parse(url)
+        self._options, self._primary = address.options, address.primary()
+        self._tls = address.tls
         self._connect_seconds = connect
         self._answer_seconds = answer
         self._line: _Line | None = None
@@ -111,12 +115,14 @@ class RedisWire:
     async def _open(self, line: _Line) -> None:
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = dict(self._options)
-        kind = options.pop("connection_class", None)
-        if kind is UnixDomainSocketConnection:
+        options.pop("connection_class", None)
+        if "path" in options:
             await loop.create_unix_connection(lambda: line, options["path"])
             return
-        tls = kind(**options).ssl_context.get() if kind is SSLConnection else None
+        tls = SSLConnection(**options).ssl_context.get() if self._tls else None
         host, port = options.get("host", "localhost"), options.get("port", 6379)
+        if self._primary is not None:
+            host, port = await self._primary.get_master_address()
         await loop.create_connection(lambda: line, host, port, ssl=tls)
 
     def _greeting(self) -> list[tuple[str, ...]]:
@@ -221,6 +227,8 @@ class _Line(asyncio.Protocol):
                     continue
                 if isinstance(answer, Exception):
                     future.set_exception(answer)
+                    if isinstance(answer, Disconnected):
+                        self.lose(answer)
                 else:
                     future.set_result(answer)
         except (hiredis.ProtocolError, IndexError, UnicodeDecodeError) as error:
@@ -230,5 +238,8 @@ class _Line(asyncio.Protocol):
         self.lose(Disconnected(f"the connection to Redis was lost: {exc or 'it was closed'}"))
 
 
-def _refused(text: str) -> ResponseError:
+def _refused(text: str) -> ResponseError | Disconnected:
+    if text.startswith("READONLY"):
+        # The primary has become a replica: another one is to be asked for.
+        return Disconnected(text)
     return NoScriptError(text) if text.startswith("NOSCRIPT") else ResponseError(text)

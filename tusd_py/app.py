@@ -26,6 +26,7 @@ from storage.embedded import Embedded
 from storage.errors import StorageError
 from storage.filestore import FileStore
 from storage.leases import Leases
+from storage.redis_address import Address
 from storage.redis_info import RedisInfoStore
 from storage.redis_jobs import RedisJobs
 from storage.redis_listing import RedisListing
@@ -364,8 +365,8 @@ def _syncs(settings: Settings) -> Syncs:
 
 
 def _connect(url: str) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        url,
+    pool = BlockingConnectionPool(
+        **Address.parse(url).async_pool_options(),
         decode_responses=True,
         max_connections=_CONNECTIONS,
         timeout=_ANSWER,

@@ -92,6 +92,16 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] | None = 
         )
 
 
+def need_redis_url(settings: Settings) -> None:
+    """Refuse a REDIS_URL that is no address; raise CommandError."""
+    from storage.redis_address import Address  # noqa: PLC0415  redis takes a moment
+
+    try:
+        Address.parse(settings.redis_url or "redis://")
+    except ValueError as error:
+        raise CommandError(f"REDIS_URL: {error}", Exit.USAGE) from error
+
+
 def read_settings(options: argparse.Namespace) -> Settings:
     """Build the settings from the options given, the environment, `.env` and the defaults.
 

@@ -16,6 +16,7 @@ from tusd_py.cli import (
     Exit,
     Stopped,
     add_settings,
+    need_redis_url,
     new_parser,
     read_settings,
     sentence,
@@ -76,6 +77,7 @@ def _serve(settings: Settings) -> None:
     from tusd_py.log import configure  # noqa: PLC0415
 
     configure(settings)
+    need_redis_url(settings)
     _need_directory(settings)
     raise_open_files()
     sockets = listen(settings.host, settings.port)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tusd_py.cli import CommandError, Exit, Stopped, add_settings, new_parser, read_settings
+from tusd_py.cli import (
+    CommandError,
+    Exit,
+    Stopped,
+    add_settings,
+    need_redis_url,
+    new_parser,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = new_parser("work", WHAT, CODES)
     add_settings(parser, SETTINGS)
     settings = read_settings(parser.parse_args(arguments))
+    need_redis_url(settings)
 
     import worker  # noqa: PLC0415  computer vision takes a second
     from storage.errors import StorageError  # noqa: PLC0415
