@@ -95,6 +95,25 @@ def test_every_bad_setting_gets_its_line(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("verb", ["serve", "work"])
+def test_an_address_of_redis_that_is_none_is_refused_with_the_right_form(
+    verb: str, tmp_path: Path
+) -> None:
+    done = run(tmp_path, verb, "--redis-url", "sentinel://host")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "tusd-py: REDIS_URL: expected an address such as sentinel://host1:26379,host2:26379/name/0,"
+        " got no host or no name\n"
+    )
+
+
+@pytest.mark.parametrize("queue", ["", "a b", "a:x,b", "a,a", "a:9", "a:0,b"])
+def test_queues_that_no_job_could_enter_are_refused(queue: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "work", "--queue", queue or ",")
+    assert done.returncode == 2
+    assert "--queue: expected names such as tusd, or short:9000000,tusd" in done.stderr
+
+
 def test_an_option_wins_over_the_environment_which_wins_over_dotenv(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PORT=from-file\nCHUNK_SIZE=from-file\nQUEUE=q\n")
     done = run(tmp_path, "serve", "--port", "from-option", env={"CHUNK_SIZE": "from-environment"})
