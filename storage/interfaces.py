@@ -265,6 +265,9 @@ class InfoStore(Protocol):
     async def forget(self, upload_id: str) -> None:
         """Drop what is known of an id of which the data store has nothing."""
 
+    async def hand_over(self, upload: Upload) -> None:
+        """Let who watches the job see that another request has taken the upload over."""
+
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         """Remove the record; its job is cancelled. Raises as `commit`."""
 

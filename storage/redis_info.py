@@ -77,6 +77,9 @@ class RedisInfoStore:
         keys = [*schema.pair(upload_id), schema.EXPIRING, schema.OUTBOX, schema.JOBS]
         await call(self._redis, schema.FORGET, keys, [upload_id, str(time.time())])
 
+    async def hand_over(self, upload: Upload) -> None:
+        await call(self._redis, schema.HAND_OVER, (schema.job_key(upload.id),), ())
+
     async def terminate(self, upload: Upload, forget_at: float) -> None:
         built = schema.terminate(upload.id, upload.token, time.time(), forget_at)
         _check(await call(self._redis, schema.TERMINATE, *built))

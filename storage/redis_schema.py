@@ -304,6 +304,14 @@ def show(upload: Upload, received: int, now: float, speed: float) -> Built:
     return [*pair(upload.id)], [upload.token, received, now, int(speed)]
 
 
+# KEYS job
+HAND_OVER = Script("""
+if redis.call('HGET', KEYS[1], 'state') ~= 'uploading' then return end
+redis.call('HINCRBY', KEYS[1], 'takeovers', 1)
+redis.call('PUBLISH', KEYS[1], '')
+""")
+
+
 # Say in a record what its journal says. The token rises above both: whoever got one before that
 # may still write, and nothing of it may count.
 # KEYS as COMMIT, lock   ARGV as COMMIT (of the journal), the caller's lock or nothing

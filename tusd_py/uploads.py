@@ -337,6 +337,8 @@ async def _take_it(
                 await _remove(intake.upload, uploads)
             raise
     call.upload = intake.upload
+    if end is BodyEnd.STOPPED:
+        await _hand_over(intake.upload, uploads)
     if call.speaker.name == IETF and end in _RETRY:
         _give_up(end, intake.upload, uploads)
     # However a body of tus ended: the client needs the location to go on.
@@ -357,6 +359,13 @@ async def _remove(upload: Upload, uploads: Uploads) -> None:
     # Whoever finds the tombstone may have dropped the record by now.
     with suppress(UploadNotFound):
         await uploads.info.terminate(upload, time.time() + uploads.limits.expiration)
+
+
+async def _hand_over(upload: Upload, uploads: Uploads) -> None:
+    """Tell who watches that another request has the upload now; nothing depends on it."""
+    if not uploads.closing():
+        with suppress(StorageError):
+            await uploads.info.hand_over(upload)
 
 
 def _give_up(end: BodyEnd, upload: Upload, uploads: Uploads) -> None:
@@ -508,6 +517,8 @@ async def _append(action: Append, call: Call, uploads: Uploads) -> Response:
             end = await _or_remove(intake, call.exchange, uploads)
         finally:
             call.upload = intake.upload
+    if end is BodyEnd.STOPPED:
+        await _hand_over(intake.upload, uploads)
     if end in _RETRY and not intake.upload.complete:
         if call.speaker.name == IETF:
             _give_up(end, intake.upload, uploads)

@@ -111,6 +111,9 @@ def test_pages_watch_an_upload_and_its_analysis_to_the_end(
     for events in seen:
         assert statuses(events) == ["uploading", "pending", "processing", "completed"]
         assert of(events, "job")[-1] == tus.job(upload)
+        # Told as it was found, before the end.
+        assert clip.plates[0] in [one["text"] for one in of(events, "plate")]
+        assert next(one["event"] for one in reversed(events) if "data" in one) == "job"
         frames = [one["frames"]["done"] for one in of(events, "job")[1:]]
         assert frames == sorted(frames)
     # The stream's client came again by itself, was told to stay away and did so.
@@ -127,6 +130,24 @@ def test_the_last_event_of_a_removed_job_is_cancelled(site: Site, server: Server
         [*_, last] = [one for one in events if "data" in one]
         assert (last["event"], last["data"]["status"]) == ("cancelled", "cancelled")
     assert tus.request("GET", events_path(upload)).status == 410
+
+
+def test_a_connection_that_takes_an_upload_over_is_told(
+    site: Site, server: Server, tus: Tus
+) -> None:
+    upload = tus.create(10)
+    watching = pages(site, server, upload)
+    with tus.begin_patch(upload, 0, 10) as stalled:
+        stalled.send(b"x" * 5)
+        for page in watching:
+            page.until(lambda one: one["event"] == "job" and one["data"]["bytes"]["received"])
+        assert tus.offset(upload) == 5
+        for page in watching:
+            assert page.until(lambda one: one["event"] == "lock")["data"]["takeovers"] == 1
+        assert stalled.final().status == 423
+    tus.delete(upload)
+    for page in watching:
+        assert len(of(page.end(), "lock")) == 1
 
 
 def test_watchers_are_sent_away_when_the_server_ends_and_go_on_at_the_next_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -123,6 +124,40 @@ async def test_a_length_that_is_declared_late_is_the_jobs_total(
     job = await info.job(upload.id)
     assert job is not None
     assert (job.done, job.total, job.size) == (4, 8, 8)
+
+
+async def test_a_hand_over_is_counted_and_told_while_it_is_uploaded(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    await info.create(upload)
+    async with redis.pubsub(ignore_subscribe_messages=True) as watching:
+        await watching.subscribe(schema.job_key(upload.id))
+        await info.hand_over(upload)
+        async with asyncio.timeout(30):
+            while await watching.get_message(timeout=1) is None:
+                pass
+    await info.hand_over(upload)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert job.takeovers == 2
+    now = await locked(redis, upload)
+    await info.commit(replace(now, offset=10, complete=True), speed=0)
+    await info.hand_over(upload)
+    job = await info.job(upload.id)
+    assert job is not None
+    assert job.takeovers == 2
+    # And of one that was removed nothing begins anew.
+    gone = replace(upload, id=str(uuid4()))
+    await info.hand_over(gone)
+    assert await info.job(gone.id) is None
+
+
+async def test_plates_of_a_job_are_those_that_its_run_has_told(
+    info: RedisInfoStore, redis: Redis, upload: Upload
+) -> None:
+    assert await info.plates(upload.id) == []
+    await redis.rpush(schema.plates_key(upload.id), "AB1", "CD2")
+    assert await info.plates(upload.id) == ["AB1", "CD2"]
 
 
 async def test_what_is_expected_is_shown_as_the_total_until_the_length_is_known(

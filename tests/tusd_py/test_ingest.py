@@ -21,7 +21,7 @@ from tests.acceptance.process import eventually
 from tests.acceptance.raw import Connection
 from tests.tusd_py.test_exchange import ListWriter
 from tusd_py.cors import Cors
-from tusd_py.exchange import AsgiExchange, BodyEnd
+from tusd_py.exchange import PATIENCE, AsgiExchange, BodyEnd
 from tusd_py.ingest import HttpProtocol
 from tusd_py.native import Front, NativeExchange
 from tusd_py.protocol import Response
@@ -69,8 +69,19 @@ class App:
         return any(len(cycle.body) == size for cycle in cycles if cycle is not None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/watch/"):
+            await self._be_watched(scope["path"], receive, send)
+            return
         moving = AsgiExchange(scope, receive, send, chunk_size=65536, stall=60.0)
         await self.carry_out(scope["path"], moving)
+
+    async def _be_watched(self, path: str, receive: Receive, send: Send) -> None:
+        await send({"type": PATIENCE, "seconds": 60.0})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"here", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.endings[path] = "gone", 0
 
     def find(self, method: bytes, target: bytes) -> Handle | None:
         """Take every request to a path (native.Front)."""
@@ -456,6 +467,24 @@ def test_an_upgrade_that_nobody_speaks_here_is_ignored(
                     connection.send(body[number : number + 1])
             said = connection.receive().json()
             assert (said["end"], said["size"]) == ("DONE", 5)
+
+
+def test_who_says_that_it_has_ended_listens_no_more_to_an_answer_without_an_end(
+    ours: tuple[App, int],
+) -> None:
+    app, port = ours
+    with Connection(port) as connection:
+        connection.send(head("GET /watch/half"))
+        assert b"here" in connection._until(b"here") + b"here"
+        connection.end()
+        eventually(lambda: app.endings.get("/watch/half"), "end of the answer")
+
+
+@pytest.mark.parametrize("path", ["/take", "/ws/take", "/take?x=/ws"])
+def test_a_socket_where_none_is_is_not_opened(port: int, path: str) -> None:
+    wish = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+    [answer] = ask(port, head(f"GET {path}", *wish, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="))
+    assert answer.status == 200
 
 
 def test_many_upgrades_in_a_row_are_answered(port: int) -> None:
