@@ -65,8 +65,24 @@ class PlateDetector(Protocol):
     def versions(self) -> Mapping[str, str]:
         """Tell the version of each library or model used, by name."""
 
-    def detect(self, image: Image) -> list[Candidate]:
-        """Find candidates in a BGR uint8 image of height x width x 3, in its pixels."""
+    @property
+    def keyframes(self) -> int:
+        """Tell in each how many frames of a video it shall look at all that changed.
+
+        In those between it is shown the surroundings of known plates only; 0 shows it all of every
+        frame.
+        """
+
+    def detect(
+        self, image: Image, within: Box | None = None, *, thorough: bool = False
+    ) -> list[Candidate]:
+        """Find candidates in a BGR uint8 image of height x width x 3, in its pixels.
+
+        Args:
+            image: a whole frame.
+            within: the part of it to search; None for all.
+            thorough: there is no other frame to find in what is missed here.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +117,24 @@ class TextPlateDetector:
 
     Args:
         threads: cores to use.
-        side: pixels of the longer side the frame is shrunk to; it is never enlarged.
+        side: pixels of the longer side a frame is shrunk to; it is never enlarged.
+        quick_side: the same for the whole frames of a video, of which there are many.
         geometry: the shape a line must have.
     """
 
     name = "rapidocr-text"
+    # It takes a quarter of a second on two cores.
+    keyframes = 3
 
     def __init__(
-        self, threads: int = 2, side: int = 960, geometry: PlateGeometry | None = None
+        self,
+        threads: int = 2,
+        side: int = 960,
+        quick_side: int = 768,
+        geometry: PlateGeometry | None = None,
     ) -> None:
         self._side = side
+        self._quick_side = min(side, quick_side)
         self._geometry = geometry or PlateGeometry()
         # With 'min' small frames would be enlarged; 'max' shrinks to its own limit unless told.
         limits = {"Det.limit_type": "max", "Det.limit_side_len": side, "Det.box_thresh": 0.3}
@@ -120,9 +144,19 @@ class TextPlateDetector:
             "onnxruntime": onnxruntime.__version__,
         }
 
-    def detect(self, image: Image) -> list[Candidate]:
+    def detect(
+        self, image: Image, within: Box | None = None, *, thorough: bool = False
+    ) -> list[Candidate]:
         """Find lines of text with a plate's geometry, parts of one line joined as well."""
-        small, scale = shrink(image, self._side)
+        if within is not None:
+            part = image[within.y : within.y + within.height, within.x : within.x + within.width]
+            share = max(part.shape[:2]) / max(image.shape[:2])
+            found = self._lines(part, max(32, round(self._side * share)), image.shape[1])
+            return [_moved(one, within.x, within.y) for one in found]
+        return self._lines(image, self._side if thorough else self._quick_side, image.shape[1])
+
+    def _lines(self, image: Image, side: int, frame_width: int) -> list[Candidate]:
+        small, scale = shrink(image, side)
         found = self._engine(small, use_det=True, use_cls=False, use_rec=False)
         if found.boxes is None:
             return []
@@ -130,7 +164,7 @@ class TextPlateDetector:
             Candidate(_quad(corners), float(score))
             for corners, score in zip(found.boxes, found.scores, strict=True)
         ]
-        width = small.shape[1]
+        width = round(frame_width * scale)
         return [
             _scaled(line, 1 / scale)
             for line in (*lines, *_joined(lines))
@@ -148,6 +182,7 @@ class AlprDetector:
     """
 
     name = "open-image-models"
+    keyframes = 0
 
     def __init__(self, model: Path, threads: int = 2, least_score: float = 0.25) -> None:
         library = import_module("open_image_models.detection.core.yolo_v9")
@@ -164,8 +199,15 @@ class AlprDetector:
             "detector_model": model.stem,
         }
 
-    def detect(self, image: Image) -> list[Candidate]:
+    def detect(
+        self, image: Image, within: Box | None = None, *, thorough: bool = False
+    ) -> list[Candidate]:
         """Find plates; their corners are those of upright boxes."""
+        # It takes every frame at its model's own size.
+        del thorough
+        if within is not None:
+            part = image[within.y : within.y + within.height, within.x : within.x + within.width]
+            return [_moved(one, within.x, within.y) for one in self.detect(part)]
         return [
             Candidate(_upright(found.bounding_box), float(found.confidence))
             for found in self._model.predict(image)
@@ -190,6 +232,8 @@ def session_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # Threads that wait busily would take the cores from the decoder and from other jobs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
@@ -232,6 +276,11 @@ def _upright(box: Any) -> Quad:
 
 def _scaled(candidate: Candidate, factor: float) -> Candidate:
     first, second, third, fourth = ((x * factor, y * factor) for x, y in candidate.quad)
+    return replace(candidate, quad=(first, second, third, fourth))
+
+
+def _moved(candidate: Candidate, x: int, y: int) -> Candidate:
+    first, second, third, fourth = ((left + x, top + y) for left, top in candidate.quad)
     return replace(candidate, quad=(first, second, third, fourth))
 
 

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from processing.ahead import ahead
 from processing.crop import picture
+from processing.gate import Gate, overlap
 from processing.result import Analysis, Reading
 from processing.text import is_plate, may_be_plate, normalise, plausibility
 from processing.track import Tracker, plates, without_overlays
@@ -23,11 +25,18 @@ if TYPE_CHECKING:
     from processing.formats import Region
     from processing.read import PlateReader
     from processing.result import Plate, Text, VideoInfo
+    from processing.track import Track
     from processing.video import Frame, Source, Video
 
 # Enough to read a car that passes in half a second several times.
 FRAMES_PER_SECOND = 6
 LIKELY_FPS = 30.0
+# Up to 4K frames are decoded ahead.
+AHEAD_PIXELS = 4096 * 2304
+# A plate read so often that stands still is not read again until something changes there.
+RELIABLE = 3
+# So many views are cheap enough for each frame of a video.
+FEW_VIEWS = 2
 # A character more is worth this much confidence, and joining two lines costs so much: the join
 # must bring three characters more than its better part.
 WORTH_OF_A_CHARACTER = 0.06
@@ -124,16 +133,22 @@ class _Search:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.analysed = 0
         self._video = video
+        self._is_still = video.info.frames == 1
         self._detector = detector
         self._reader = reader
         self._tracker = Tracker()
+        self._gate = Gate(detector.keyframes)
         self._readings = 0
+        self._before = 0.0
 
     def run(self, every: int, on_progress: Callable[[Progress], None]) -> None:
-        for frame in self._timed("decode", self._video.frames(every)):
-            self._tracker.add(self._read(frame))
-            self.analysed += 1
-            on_progress(self._progress())
+        with ahead(self._video.frames(every), _depth(self._video.info)) as frames:
+            # With a thread that decodes this is what it was waited for.
+            for frame in self._timed("decode", frames):
+                self._tracker.add(self._read(frame))
+                self._before = frame.time
+                self.analysed += 1
+                on_progress(self._progress(frame))
 
     def plates(self, min_confidence: float, region: Region) -> list[Plate]:
         tracks = without_overlays(
@@ -144,14 +159,33 @@ class _Search:
 
     def _read(self, frame: Frame) -> list[Reading]:
         with self._clock("detect"):
-            candidates = self._detector.detect(frame.image)
+            candidates = self._detected(frame)
         with self._clock("read"):
             readings = best_readings(frame, candidates, self._texts(frame, candidates))
         self._readings += len(readings)
         return readings
 
+    def _detected(self, frame: Frame) -> list[Candidate]:
+        tracks = self._tracker.open_at(frame.time)
+        self._gate.see(frame.image)
+        resting = [track for track in tracks if self._rests(track, frame.time)]
+        moving = [track for track in tracks if track not in resting]
+        glance = self._gate.glance(track.expected(frame.time) for track in moving)
+        if glance.whole:
+            return self._detector.detect(frame.image, thorough=self._is_still)
+        for track in resting:
+            if not any(overlap(track.last.box, box) for box in glance.boxes):
+                track.hold(frame.time)
+        return [found for box in glance.boxes for found in self._detector.detect(frame.image, box)]
+
+    def _rests(self, track: Track, time: float) -> bool:
+        # What was read but once or twice may have been misread, and what was not found when it was
+        # last looked for has gone.
+        known = len(track.readings) >= RELIABLE and track.until == self._before
+        return known and not self._gate.changed(track.expected(time))
+
     def _texts(self, frame: Frame, candidates: Sequence[Candidate]) -> list[list[Text]]:
-        first, *more = self._reader.views
+        first, *more = self._views()
         texts = [[text] for text in self._looks(frame, candidates, first)]
         # What cannot be a plate at first sight is not looked at again.
         likely = [place for place, (text,) in enumerate(texts) if may_be_plate(text.raw)]
@@ -161,13 +195,20 @@ class _Search:
                 texts[place].append(text)
         return texts
 
+    def _views(self) -> Sequence[View]:
+        views = self._reader.views
+        if self._is_still or len(views) <= FEW_VIEWS:
+            return views
+        # Over the frames of a video all views have their turn.
+        return views[0], views[1 + self.analysed % (len(views) - 1)]
+
     def _looks(self, frame: Frame, candidates: Sequence[Candidate], view: View) -> list[Text]:
         return self._reader.read([view.of(frame.image, one.quad) for one in candidates])
 
-    def _progress(self) -> Progress:
+    def _progress(self, frame: Frame) -> Progress:
         # A track of one reading may be anything; voting waits for the end.
         seen = {track.last.text for track in self._tracker.tracks if len(track.readings) > 1}
-        done, told = self._video.grabbed, self._video.info.frames
+        done, told = frame.index + 1, self._video.info.frames
         total = max(done, told) if told else 0
         return Progress(done, total, len(seen), self._readings, tuple(sorted(seen)))
 
@@ -247,6 +288,11 @@ def _overlap(one: Reading, other: Reading) -> bool:
     width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
     height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
     return min(width, height) > 0 and width * height > 0.5 * min(a.area, b.area)
+
+
+def _depth(info: VideoInfo) -> int:
+    # Frames in memory are few where they are large.
+    return 2 if info.width * info.height <= AHEAD_PIXELS else 0
 
 
 def _stride(info: VideoInfo) -> int:

@@ -10,7 +10,7 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
 from processing.formats import fits
-from processing.result import Plate
+from processing.result import Box, Plate
 from processing.text import plausibility
 from processing.vote import Verdict, settled, vote
 
@@ -33,10 +33,17 @@ class Track:
     """Collect the readings of one plate while it stays in view.
 
     Only the best shot of each text keeps its picture: memory must not grow with the video.
+
+    Attributes:
+        readings: by time.
+        until: seconds at which it was last in view.
+        held: frames in which it was in view, unchanged, without being read again.
     """
 
     def __init__(self, first: Reading) -> None:
         self.readings: list[Reading] = []
+        self.until = first.time
+        self.held = 0
         self._shots: dict[str, int] = {}
         self.add(first)
 
@@ -51,6 +58,18 @@ class Track:
         else:
             reading = replace(reading, crop=b"")
         self.readings.append(reading)
+        self.until = reading.time
+
+    def hold(self, time: float) -> None:
+        """Continue the track over a frame in which its place has not changed."""
+        self.until = time
+        self.held += 1
+
+    def expected(self, time: float) -> Box:
+        """Return where its plate is thought to be."""
+        x, y = self._expected(time)
+        box = self.last.box
+        return Box(round(x - box.width / 2), round(y - box.height / 2), box.width, box.height)
 
     def _rival(self, text: str) -> str | None:
         """Return the text whose picture a picture of `text` would replace."""
@@ -104,8 +123,7 @@ class Tracker:
         """Join all readings of one frame; frames come in the order of their times."""
         if not readings:
             return
-        now = readings[0].time
-        self._open = [track for track in self._open if now - track.last.time <= self._patience]
+        self.open_at(readings[0].time)
         pairs = sorted(
             (
                 (track.affinity(reading), -number, -place)
@@ -115,6 +133,11 @@ class Tracker:
             reverse=True,
         )
         self._assign(readings, [(-number, -place) for score, number, place in pairs if score])
+
+    def open_at(self, time: float) -> list[Track]:
+        """Return the tracks that may go on at a time not before those already seen."""
+        self._open = [track for track in self._open if time - track.until <= self._patience]
+        return list(self._open)
 
     def _assign(self, readings: Sequence[Reading], pairs: Iterable[tuple[int, int]]) -> None:
         taken: set[int] = set()
@@ -135,11 +158,17 @@ class Tracker:
 class _Sighting:
     readings: tuple[Reading, ...]
     verdict: Verdict
+    until: float
+    held: int
 
     @classmethod
-    def of(cls, readings: Iterable[Reading]) -> _Sighting:
+    def of(cls, readings: Iterable[Reading], until: float, held: int) -> _Sighting:
         ordered = tuple(sorted(readings, key=lambda reading: reading.frame))
-        return cls(ordered, vote(ordered))
+        return cls(ordered, vote(ordered), until, held)
+
+    def with_(self, other: _Sighting) -> _Sighting:
+        until = max(self.until, other.until)
+        return _Sighting.of(self.readings + other.readings, until, self.held + other.held)
 
     @property
     def text(self) -> str:
@@ -166,11 +195,11 @@ def plates(
     """
     joined: list[_Sighting] = []
     # The strongest first, so that partial readings find the whole to join.
-    sightings = [_Sighting.of(track.readings) for track in tracks]
+    sightings = [_Sighting.of(track.readings, track.until, track.held) for track in tracks]
     for sighting in sorted(sightings, key=lambda one: (-one.weight, one.text)):
         for place, other in enumerate(joined):
             if _same_plate(other, sighting):
-                joined[place] = _Sighting.of(other.readings + sighting.readings)
+                joined[place] = other.with_(sighting)
                 break
         else:
             joined.append(sighting)
@@ -196,7 +225,7 @@ def _is_overlay(track: Track, duration: float, height: int) -> bool:
     first, last = track.readings[0], track.last
     _, y = last.box.centre
     at_edge = min(y, height - y) < 0.1 * height
-    always = last.time - first.time > max(3.0, 0.7 * duration)
+    always = track.until - first.time > max(3.0, 0.7 * duration)
     return at_edge and always and _travel(track) < 0.2 * last.box.width
 
 
@@ -225,8 +254,8 @@ def _apart_at_once(one: _Sighting, other: _Sighting) -> bool:
 
 def _gap(one: _Sighting, other: _Sighting) -> float:
     return max(
-        one.readings[0].time - other.readings[-1].time,
-        other.readings[0].time - one.readings[-1].time,
+        one.readings[0].time - other.until,
+        other.readings[0].time - one.until,
     )
 
 
@@ -239,8 +268,8 @@ def _plate(sighting: _Sighting, region: Region, *, single_frame: bool) -> Plate:
         text=text,
         confidence=sighting.verdict.confidence * support * plausibility(text),
         first_seen=sighting.readings[0].time,
-        last_seen=sighting.readings[-1].time,
-        detections=len(frames),
+        last_seen=sighting.until,
+        detections=len(frames) + sighting.held,
         box=shot.box,
         crop=shot.crop or max(sighting.readings, key=_pictured).crop,
     )

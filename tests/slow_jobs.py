@@ -26,6 +26,7 @@ from storage.redis_jobs import RedisJobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from processing.result import Box
     from processing.video import Image
 
 TEXT = "AB12CDE"
@@ -37,11 +38,14 @@ class StillDetector:
 
     name = "still"
     versions: dict[str, str] = {}  # noqa: RUF012  as the protocol has it
+    keyframes = 0
 
     def __init__(self, pause: Callable[[], None]) -> None:
         self._pause = pause
 
-    def detect(self, image: Image) -> list[Candidate]:
+    def detect(
+        self, image: Image, within: Box | None = None, *, thorough: bool = False
+    ) -> list[Candidate]:
         """Take a while."""
         del image
         self._pause()

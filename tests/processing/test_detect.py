@@ -13,12 +13,12 @@ from processing.detect import (
     shrink,
 )
 from processing.engines import find_alpr
+from processing.result import Box
 from tests.processing.doubles import quad
 from tests.scene import Setting, still, truth
 
 if TYPE_CHECKING:
     from processing.detect import PlateDetector
-    from processing.result import Box
     from processing.video import Image
     from tests.processing.doubles import SharedFolder
 
@@ -44,6 +44,14 @@ def test_text_detector_finds_the_plate_of_the_near_car(image: Image) -> None:
     width, height = plate.size
     assert 3 < width / height < 6
     assert 80 < width < 200
+
+
+def test_text_detector_finds_in_a_part_what_it_finds_in_the_whole(image: Image) -> None:
+    detector = TextPlateDetector(threads=2)
+    (plate,) = near_plates(detector, image)
+    part = Box(plate.box.x - 150, plate.box.y - 80, 400, 200)
+    (again,) = detector.detect(image, part)
+    assert holds(again.box, *plate.box.centre)
 
 
 def test_text_detector_finds_nothing_on_an_empty_picture() -> None:

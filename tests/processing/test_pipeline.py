@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from processing.engines import Engine
-    from processing.result import Analysis
+    from processing.result import Analysis, Box
     from processing.video import Image, Source
     from tests.processing.doubles import SharedFolder
     from tests.scene import Shown
@@ -226,6 +226,44 @@ def test_only_what_may_be_a_plate_is_looked_at_again(tiny_clip: Path) -> None:
     reader = Reader(views=(View(), View(tone="grey")))
     analyse(tiny_clip, FixedDetector(places), reader, ignore, every=20)
     assert asked == [2, 1]
+
+
+def test_a_plate_that_stands_still_is_seen_to_the_end_but_not_read_each_time(
+    tmp_path: Path,
+) -> None:
+    clip = still_clip(tmp_path, seconds=8, plate_until=8)
+    gated = FixedDetector(keyframes=3)
+    (plate,) = analyse(clip, gated, FixedReader(), ignore, every=2).plates
+    assert (plate.first_seen, plate.detections) == (0.0, 40)
+    assert plate.last_seen == pytest.approx(7.8)
+    assert gated.seen < 20
+
+
+def test_a_plate_that_has_gone_is_not_held(tmp_path: Path) -> None:
+    clip = still_clip(tmp_path, seconds=6, plate_until=3)
+
+    class Detector(FixedDetector):
+        def detect(
+            self, image: Image, within: Box | None = None, *, thorough: bool = False
+        ) -> list[Candidate]:
+            return super().detect(image, within) if image[20, 50].mean() > 150 else []
+
+    detector = Detector(keyframes=3)
+    (plate,) = analyse(clip, detector, FixedReader(), ignore, every=2).plates
+    assert plate.last_seen == pytest.approx(2.8)
+
+
+def still_clip(folder: Path, seconds: int, plate_until: int) -> Path:
+    """Write a grey video of 10 frames a second with a white plate at one place for some time."""
+    path = folder / "still.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (320, 192))
+    for number in range(seconds * 10):
+        image = np.full((192, 320, 3), 90, np.uint8)
+        if number < plate_until * 10:
+            image[10:30, 10:90] = 240
+        writer.write(image)
+    writer.release()
+    return path
 
 
 def blank() -> Frame:

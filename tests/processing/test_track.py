@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from processing.result import Box
 from processing.track import Tracker, plates, without_overlays
 from tests.processing.doubles import reading
 
@@ -111,6 +112,23 @@ def test_the_pictures_of_a_track_are_few_whatever_is_read() -> None:
     pictures = [one.crop for track in tracker.tracks for one in track.readings if one.crop]
     assert len(pictures) <= 8 * len(tracker.tracks)
     assert all(plate.crop for plate in plates(tracker.tracks))
+
+
+def test_a_plate_that_is_held_is_in_view_without_being_read() -> None:
+    tracker = tracked([[reading("AB12CDE", frame)] for frame in range(3)])
+    (track,) = tracker.open_at(0.8)
+    track.hold(0.6)
+    track.hold(0.8)
+    (plate,) = plates(tracker.tracks)
+    assert (plate.last_seen, plate.detections) == (0.8, 5)
+    assert tracker.open_at(1.8) == [track]
+    assert tracker.open_at(1.9) == []
+
+
+def test_a_plate_is_expected_where_its_movement_takes_it() -> None:
+    tracker = tracked(passing("AB12CDE", count=2))
+    (track,) = tracker.open_at(0.4)
+    assert track.expected(0.4) == Box(220, 100, 100, 25)
 
 
 def test_no_readings_give_no_plates() -> None:
