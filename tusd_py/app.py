@@ -289,7 +289,7 @@ def create_app(settings: Settings) -> Starlette:
         info, data, origin, polling, remove=partial(cancel, uploads=uploads), retry=outbox.retry
     )
     listing = AllJobs(RedisListing(redis), data, origin, settings.admin_token or "")
-    reader = Reader(jobs.find, info, outbox.position)
+    reader = Reader(jobs.find, info, outbox.position, data.result)
     watching = Watching(Feeds(watches, reader.read, _describe), origin)
     probes = Probes(data, outbox, settings.min_free_bytes)
     cors, ids = Cors(settings.cors_origins), RequestIds()

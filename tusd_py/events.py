@@ -6,6 +6,7 @@ Each watcher is told what is new when it takes it, so a slow one costs no more t
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -35,8 +36,8 @@ MOST_JOBS = 50
 # Seconds. What is silent for longer is taken for dead on the way, and what takes nothing is cut.
 _HEARTBEAT = 15.0
 _STALL = 60.0
-# Milliseconds until a client whose connection broke comes again.
-_RETRY_MS = 2000
+# Milliseconds until a client whose connection broke comes again: not all of them at once.
+_RETRY_MS = (1000, 3000)
 # Of RFC 6455: the job has ended; this server is about to end, come again.
 _ENDED = 1000
 _RESTART = 1012
@@ -80,7 +81,7 @@ class Stream:
         if PATIENCE in self._extensions:
             await self._send({"type": PATIENCE, "seconds": _STALL})
         await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM})
-        await self._write(f"retry: {_RETRY_MS}\n\n")
+        await self._write(f"retry: {random.randint(*_RETRY_MS)}\n\n")  # noqa: S311  no secret
         return bool(self._asgi[0]["method"] != "HEAD")
 
     async def tell(self, events: Sequence[Event]) -> None:

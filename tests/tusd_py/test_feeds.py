@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -223,10 +224,20 @@ async def test_of_a_job_no_more_is_read_than_its_state_can_have(
         info.asked.append("place")
         return 7
 
-    sight = await Reader(find, info, position).read(ID)  # type: ignore[arg-type]
+    sight = await Reader(find, info, position, lambda _: None).read(ID)  # type: ignore[arg-type]
     assert info.asked == asked
     assert sight.position == (7 if "place" in asked else None)
     assert sight.plates == (("AB1", "CD2") if "plates" in asked else ())
+
+
+async def test_plates_that_only_the_vote_found_come_behind_those_that_were_told() -> None:
+    async def find(job_id: str) -> Job:
+        return Job(job_id, JobState.COMPLETED)
+
+    found = [{"text": text} for text in ("CD2", "EF3", "EF3")]
+    result = json.dumps({"plates": found}).encode()
+    reader = Reader(find, Info(), lambda _: None, lambda _: result)  # type: ignore[arg-type]
+    assert (await reader.read(ID)).plates == ("AB1", "CD2", "EF3")
 
 
 def test_an_unknown_feed_has_no_news_yet() -> None:
