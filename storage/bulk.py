@@ -10,7 +10,13 @@ import errno
 import fcntl
 import mmap
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from storage.interfaces import Writes
 
 #: Where blocks begin, in a file and in memory, that can go past the page cache.
 BLOCK = mmap.PAGESIZE
@@ -61,17 +67,32 @@ class Bulk:
         self._write_behind(position, written)
         return written
 
+    def begin(self, writes: Writes, blocks: memoryview, position: int) -> bool:
+        """Begin to write blocks that lie in memory as in the file; False: it was not begun."""
+        if not self.direct or len(blocks) < _DIRECT_LEAST:
+            return False
+        with suppress(OSError), self._past_the_page_cache():
+            return writes.begin(self._file, blocks, position)
+        return False
+
     def _write_direct(self, blocks: memoryview, position: int) -> int:
         try:
-            fcntl.fcntl(self._file, fcntl.F_SETFL, os.O_DIRECT)
-            return os.pwrite(self._file, blocks, position)
+            with self._past_the_page_cache():
+                return os.pwrite(self._file, blocks, position)
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
             self.direct = False
+        return os.pwrite(self._file, blocks, position)
+
+    @contextmanager
+    def _past_the_page_cache(self) -> Iterator[None]:
+        """Have what begins here go there; all else could not be written in such a way."""
+        try:
+            fcntl.fcntl(self._file, fcntl.F_SETFL, os.O_DIRECT)
+            yield
         finally:
             fcntl.fcntl(self._file, fcntl.F_SETFL, 0)
-        return os.pwrite(self._file, blocks, position)
 
     def _write_behind(self, position: int, count: int) -> None:
         self._behind += count

@@ -34,6 +34,26 @@ class Sink(Protocol):
         """
 
 
+class Writes(Protocol):
+    """Write memory to files while the caller goes on; for one thread at a time."""
+
+    @property
+    def size(self) -> int:
+        """Tell how many bytes are being written."""
+
+    def __len__(self) -> int:
+        """Tell how many writes are under way."""
+
+    def begin(self, file: int, memory: memoryview, position: int) -> bool:
+        """Begin to write; False: it was not begun. Keep the memory as it is until it has ended."""
+
+    def end(self) -> tuple[memoryview, int]:
+        """Wait for the write that began first; return its memory, and how much was written."""
+
+    def close(self) -> None:
+        """Return when nothing is under way any more."""
+
+
 @runtime_checkable
 class FileSink(Sink, Protocol):
     """Take many bytes at once into a file (storage.bulk). These methods block as well."""
@@ -51,6 +71,16 @@ class FileSink(Sink, Protocol):
 
     def write_pages(self, memory: memoryview) -> None:
         """Write memory that begins `skew` bytes behind a page's beginning. Raises as `splice`."""
+
+    def begin_pages(self, memory: memoryview, writes: Writes, to_come: int) -> None:
+        """Begin to write the same behind what is under way, which has to end with a page.
+
+        About `to_come` bytes will follow. `offset` counts it when it is over. After an error
+        nothing is under way. Raises as `splice`.
+        """
+
+    def end_pages(self, writes: Writes, most: int = 0) -> None:
+        """Wait until at most `most` writes are under way. Raises as `splice`, as `begin_pages`."""
 
 
 class Writer(FileSink, Protocol):

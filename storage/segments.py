@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from storage.durability import Durability, Steps
     from storage.errors import StorageError
-    from storage.interfaces import Buffer
+    from storage.interfaces import Buffer, Writes
     from storage.journal import Log
     from storage.room import Room
     from storage.upload import Upload
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # Buffers one system call takes; Linux allows 1024.
 _IOV_MAX = 1024
 _PIECE = 2**20
+# How far a file is made longer at once.
+_AHEAD = 8 * 2**20
 # Bytes that wait in memory for the next write.
 _TAKE_MOST = 64 * 1024
 
@@ -126,6 +128,66 @@ class FileWriter:
     def write_pages(self, memory: memoryview) -> None:
         self._write_bulk(len(memory), lambda done, at: self._bulk.write(memory[done:], at))
 
+    def begin_pages(self, memory: memoryview, writes: Writes, to_come: int) -> None:
+        self._write_taken()
+        at = self._offset - self._start + writes.size
+        head = min(-at % BLOCK, len(memory))
+        whole = (len(memory) - head) // BLOCK * BLOCK
+        if head:
+            self.end_pages(writes)
+            self.write_pages(memory[:head])
+        if whole and not self._begin(memory[head : head + whole], at + head, writes, to_come):
+            self.end_pages(writes)
+            self.write_pages(memory[head : head + whole])
+        if rest := memory[head + whole :]:
+            self.end_pages(writes)
+            self.write_pages(rest)
+
+    def _begin(self, blocks: memoryview, at: int, writes: Writes, to_come: int) -> bool:
+        """Begin to write, if it can be had without waiting for the disk."""
+        if self._failed:
+            return False
+        try:
+            self._room.take(self._data, len(blocks))
+            self._reach(at + len(blocks), to_come)
+        except OSError:
+            return False
+        except StorageFull:
+            self.end_pages(writes)
+            raise
+        return self._bulk.begin(writes, blocks, at)
+
+    def _reach(self, size: int, to_come: int) -> None:
+        # What makes a file longer is waited for; what fills its holes is not.
+        if size > self._size and self._bulk.direct:
+            self._resize(size + min(to_come, _AHEAD))
+
+    def _resize(self, size: int) -> None:
+        os.ftruncate(self._data, size)
+        self._size = size
+
+    def end_pages(self, writes: Writes, most: int = 0) -> None:
+        while len(writes) > most:
+            memory, count = writes.end()
+            self._wrote(count)
+            if count < len(memory):
+                self._write_again(memory[count:], writes)
+        if not most and self._size > self._offset - self._start:
+            # More was to come, or lay there and counts for nothing.
+            with self._disk():
+                self._resize(self._offset - self._start)
+
+    def _write_again(self, memory: memoryview, writes: Writes) -> None:
+        """Write what was not written, and what came behind it: until it does not fit."""
+        rest = [memory]
+        while len(writes):
+            rest.append(writes.end()[0])
+        with self._disk():
+            # Whatever lies beyond may have taken the room.
+            self._resize(self._offset - self._start)
+        for each in rest:
+            self.write_pages(each)
+
     def _write_bulk(self, count: int, step: Callable[[int, int], int]) -> None:
         self._write_taken()
         with self._disk():
@@ -198,8 +260,8 @@ class FileWriter:
     def _cut(self, upload: Upload) -> None:
         size = upload.offset - self._start
         if upload.complete and size != self._size:
-            os.ftruncate(self._data, size)
-            self._size, self._unsynced = size, max(self._unsynced, 1)
+            self._resize(size)
+            self._unsynced = max(self._unsynced, 1)
 
     def _fail(self) -> None:
         """Go back to what was committed, for good: the kernel takes for clean what it lost."""

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
 from storage import durability
+from storage.aio import Writes
 from storage.embedded import Embedded
 from storage.errors import StorageError
 from storage.filestore import FileStore
@@ -239,7 +240,9 @@ def create_app(settings: Settings) -> Starlette:
     leases = Leases(locker, data, syncs=_syncs(settings))
     # Each holds some memory; a disk is busy with fewer.
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    receiver = Receiver(min(8, max(4, os.cpu_count() or 1)), descriptors // 8)
+    receiver = Receiver(
+        min(8, max(4, os.cpu_count() or 1)), descriptors // 8, writes=partial(Writes, 8)
+    )
     outbox = RedisJobs.connect(url, data, settings)
     dispatcher = Dispatcher(outbox, embedded.start if embedded else lambda: None)
     uploads = Uploads(

@@ -20,12 +20,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tusd_py.exchange import BodyEnd
-from tusd_py.vessels import Memory, Pair, Pipe
+from tusd_py.vessels import Pipe, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from storage.interfaces import FileSink
+    from storage.interfaces import FileSink, Writes
     from tusd_py.vessels import Vessel
 
 T = TypeVar("T")
@@ -50,10 +50,17 @@ _GRACE_BYTES = 2**20
 class Receiver:
     """Receive bodies on behalf of one event loop."""
 
-    def __init__(self, threads: int | None = None, most: int = sys.maxsize) -> None:
+    def __init__(
+        self,
+        threads: int | None = None,
+        most: int = sys.maxsize,
+        *,
+        writes: Callable[[], Writes] | None = None,
+    ) -> None:
         """Serve so many at once, by default two a processor, and `most` in turns.
 
-        Each connection takes a descriptor more.
+        Each connection takes a descriptor more. Blocks are written by what `writes` returns, or
+        where that is refused (OSError) while the thread waits.
         """
         #: Connections that are received from.
         self.peers = 0
@@ -61,9 +68,9 @@ class Receiver:
         self._most = threads or max(4, 2 * (os.cpu_count() or 1))
         self._threads = ThreadPoolExecutor(self._most, "receiver")
         self._served = 0
-        self._writers = ThreadPoolExecutor(self._most, "receiver-writer")
         self._pipes: list[Pipe] = []
-        self._memories: list[Memory] = []
+        self._rings: list[Ring] = []
+        self._writes = writes
 
     @property
     def has_room(self) -> bool:
@@ -73,10 +80,9 @@ class Receiver:
     def close(self) -> None:
         """Give everything back once no body is on its way any more."""
         self._threads.shutdown()
-        self._writers.shutdown()
-        self._memories.clear()
-        while self._pipes:
-            self._pipes.pop().close()
+        for vessels in (self._pipes, self._rings):
+            while vessels:
+                vessels.pop().close()
 
     async def receive(
         self,
@@ -162,17 +168,22 @@ class Receiver:
         return end
 
     def _pour_blocks(self, peer: Peer, dry: float, turn: float) -> BodyEnd | None:
-        # Of many some write while others are read; one would wait for disk and peer in turn.
-        alone = self._served == 1
-        memories = [_taken(self._memories, Memory) for _ in range(2 if alone else 1)]
-        for memory in memories:
-            memory.use(whole=alone)
-        vessel = Pair(memories[0], memories[1], self._writers) if alone else memories[0]
+        ring = _taken(self._rings, self._make_ring)
+        # Of many some write while others are read.
+        ring.use(whole=self._served == 1)
         try:
-            return peer.pour(vessel, dry, turn)
+            return peer.pour(ring, dry, turn)
         finally:
-            vessel.close()
-            self._memories += memories
+            ring.settle()
+            if self._served > 1:
+                # It may wait for long, beside others.
+                ring.use(whole=False)
+            self._rings.append(ring)
+
+    def _make_ring(self) -> Ring:
+        with suppress(OSError):
+            return Ring(self._writes and self._writes())
+        return Ring(None)
 
 
 def _taken(idle: list[T], make: Callable[[], T]) -> T:
@@ -244,7 +255,9 @@ class Peer:
         """Wait until much can be read, or the end; False: it is `until`, or it was interrupted."""
         if self.flows:
             return True
-        self._set_low_water(self.left)
+        most = _LOW_WATER_DIRECT if self.sink.direct else _LOW_WATER
+        # Above what will come nobody would ever be woken.
+        self._set_low_water(min(most, self.left))
         if self.count_readable() >= self._low_water:
             return True
         loop = asyncio.get_running_loop()
@@ -282,12 +295,10 @@ class Peer:
         except OSError:
             return b""
 
-    def _set_low_water(self, most: int) -> None:
-        # Above what will come nobody would ever be woken.
-        wanted = min(_LOW_WATER_DIRECT if self.sink.direct else _LOW_WATER, most)
-        if wanted != self._low_water:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-            self._low_water = wanted
+    def _set_low_water(self, count: int) -> None:
+        if count != self._low_water:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._low_water = count
 
     def pour(self, vessel: Vessel, dry: float, turn: float) -> BodyEnd | None:
         """Move what comes within `turn` seconds, unless for `dry` seconds it is not much."""
@@ -299,7 +310,7 @@ class Peer:
         end, left, more = None, self.left, True
         self.flows = False
         while more and left and not self._interrupted:
-            self._set_low_water(min(left, vessel.room))
+            self._set_low_water(min(left, vessel.low_water))
             # What trickles is taken, and then left to the event loop.
             self.flows = bool(self._poll.poll(dry * 1000))
             end, count = self._fill(vessel, left)

@@ -6,26 +6,27 @@ import errno
 import fcntl
 import mmap
 import os
-from concurrent.futures import wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
-    from concurrent.futures import Executor, Future
 
-    from storage.interfaces import FileSink
+    from storage.interfaces import FileSink, Writes
 
 _PIPE_SIZE = 2**20
-_MEMORY_SIZE = 2**20
+# Bytes of memory, which is twice what the disk is fastest with: each write costs time.
+_RING_SIZE = 4 * 2**20
+# The same where there are many.
+_BLOCK_SIZE = 2**20
 
 
 class Vessel(Protocol):
     """Hold bytes on their way; it belongs to one body at a time."""
 
     @property
-    def room(self) -> int:
-        """How many more it may hold."""
+    def low_water(self) -> int:
+        """How many bytes are worth a fill, unless less will come; it has room for them."""
 
     @property
     def full(self) -> bool:
@@ -64,8 +65,8 @@ class Pipe:
         self._held = 0
 
     @property
-    def room(self) -> int:
-        return self._size
+    def low_water(self) -> int:
+        return min(self._size, _PIPE_SIZE // 2)
 
     @property
     def full(self) -> bool:
@@ -99,21 +100,28 @@ class Pipe:
         os.close(self._into)
 
 
-class Memory:
-    """Gather bytes in pages that can go to the disk as they are (Vessel)."""
+class Ring:
+    """Gather bytes in blocks that go to the disk as they are, one while others do (Vessel)."""
 
-    def __init__(self) -> None:
-        self._view = memoryview(mmap.mmap(-1, _MEMORY_SIZE))
-        self._size = _MEMORY_SIZE
-        self._first = self._last = 0
+    def __init__(self, writes: Writes | None) -> None:
+        """Own what writes them; None: to write is to wait."""
+        self._writes = writes
+        self._memory = mmap.mmap(-1, _RING_SIZE)
+        self._view = memoryview(self._memory)
+        self._size, self._count = _RING_SIZE // 2, 2
+        self._block = self._first = self._last = self._to_come = 0
 
     def use(self, *, whole: bool) -> None:
-        """Take all of it, or half: what was never used takes no room."""
-        self._size = _MEMORY_SIZE if whole else _MEMORY_SIZE // 2
+        """Take all of it, in two blocks, or one smaller block; the rest takes no room then."""
+        before = self._count
+        self._size, self._count = (_RING_SIZE // 2, 2) if whole else (_BLOCK_SIZE, 1)
+        if self._count < before:
+            self._memory.madvise(mmap.MADV_DONTNEED, _BLOCK_SIZE)
 
     @property
-    def room(self) -> int:
-        return self._size - self._last
+    def low_water(self) -> int:
+        # A peer sends about twice as much before it has to wait.
+        return min(self._size // 2, self._size - self._last)
 
     @property
     def full(self) -> bool:
@@ -122,66 +130,39 @@ class Memory:
     def begin(self, sink: FileSink) -> None:
         self._first = self._last = sink.skew
 
-    def begin_page(self) -> None:
-        """Get ready, being empty, for what goes to the beginning of a page."""
-        self._first = self._last = 0
-
     def fill(self, peer: socket.socket, most: int) -> int:
-        count = peer.recv_into(self._view[self._last : min(self._size, self._last + most)])
+        start = self._block * self._size
+        end = min(self._size, self._last + most)
+        count = peer.recv_into(self._view[start + self._last : start + end])
         self._last += count
+        self._to_come = most - count
         return count
 
     def empty(self, sink: FileSink) -> None:
-        if self._last > self._first:
-            sink.write_pages(self._view[self._first : self._last])
-            self.begin(sink)
-
-    finish = empty
-
-    def close(self) -> None:
-        # An error may still refer to it; it goes with the last that does.
-        pass
-
-
-class Pair:
-    """Fill one memory while a thread writes the other (Vessel)."""
-
-    def __init__(self, first: Memory, second: Memory, threads: Executor) -> None:
-        """Give neither of them back before this is finished or closed."""
-        self._filled, self._written = first, second
-        self._threads = threads
-        self._writing: Future[None] | None = None
-
-    @property
-    def room(self) -> int:
-        return self._filled.room
-
-    @property
-    def full(self) -> bool:
-        return self._filled.full
-
-    def begin(self, sink: FileSink) -> None:
-        self._filled.begin(sink)
-
-    def fill(self, peer: socket.socket, most: int) -> int:
-        return self._filled.fill(peer, most)
-
-    def empty(self, sink: FileSink) -> None:
-        self._wait()
-        self._filled, self._written = self._written, self._filled
-        self._writing = self._threads.submit(self._written.empty, sink)
+        start = self._block * self._size
+        filled = self._view[start + self._first : start + self._last]
+        if self._writes is None or self._count == 1:
+            sink.write_pages(filled)
+        else:
+            sink.begin_pages(filled, self._writes, self._to_come)
+            # The next one was begun longest ago.
+            sink.end_pages(self._writes, self._count - 1)
+        self._block = (self._block + 1) % self._count
         # What is full ends where a page does.
-        self._filled.begin_page()
+        self._first = self._last = 0
 
     def finish(self, sink: FileSink) -> None:
-        self._wait()
-        self._filled.finish(sink)
+        if self._last > self._first:
+            self.empty(sink)
+        if self._writes is not None:
+            sink.end_pages(self._writes)
 
-    def _wait(self) -> None:
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
+    def settle(self) -> None:
+        """Wait for what is under way; nobody counts it any more."""
+        while self._writes:
+            self._writes.end()
 
     def close(self) -> None:
-        if self._writing is not None:
-            wait([self._writing])
+        """Give back what it is made of; nothing is under way after that."""
+        if self._writes is not None:
+            self._writes.close()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from storage.interfaces import Writes
     from tusd_py.native import Handle
 
 # More than uvicorn and the kernel buffer while nobody reads.
@@ -53,6 +54,13 @@ class FileListWriter(ListWriter):
 
     def write_pages(self, memory: memoryview) -> None:
         self.write([bytes(memory)])
+
+    def begin_pages(self, memory: memoryview, writes: Writes, to_come: int) -> None:
+        del writes, to_come
+        self.write_pages(memory)
+
+    def end_pages(self, writes: Writes, most: int = 0) -> None:
+        assert len(writes) <= most
 
 
 class App:

@@ -11,6 +11,7 @@ import struct
 import threading
 from array import array
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -18,6 +19,7 @@ from uuid import uuid4
 import pytest
 import uvloop
 
+from storage.aio import Unsupported, Writes
 from storage.durability import choose
 from storage.errors import DiskFailed, StorageFull
 from storage.filestore import FileStore
@@ -28,7 +30,7 @@ from tusd_py.exchange import BodyEnd
 from tusd_py.receiver import Peer, Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from storage.durability import Policy
     from storage.segments import FileWriter
@@ -104,7 +106,7 @@ class Bodies:
     """Begin bodies, and receive them."""
 
     def __init__(self, directory: Path) -> None:
-        self.receiver = Receiver()
+        self.receiver = Receiver(writes=partial(Writes, 4))
         self._directory = directory
         self._begun: list[Body] = []
         self._receiving: list[asyncio.Task[BodyEnd]] = []
@@ -162,6 +164,22 @@ async def test_a_body_is_stored_as_it_was_sent(
     body, content = bodies.begin(policy, family), no_two_alike(9 * MIB + 12_345)
     body.sink.write([content[:before]])
     body.send(content[before:])
+    assert await bodies.receive_all(body, len(content)) is BodyEnd.MORE
+    assert body.content == content
+
+
+def refused() -> Writes:
+    raise Unsupported(errno.ENOSYS, "Function not implemented")
+
+
+@pytest.mark.parametrize("writes", [None, refused])
+async def test_a_body_is_stored_where_nothing_is_written_meanwhile(
+    bodies: Bodies, writes: Callable[[], Writes] | None
+) -> None:
+    bodies.receiver.close()
+    bodies.receiver = Receiver(writes=writes)
+    body, content = bodies.begin("request"), no_two_alike(9 * MIB + 12_345)
+    body.send(content)
     assert await bodies.receive_all(body, len(content)) is BodyEnd.MORE
     assert body.content == content
 
@@ -415,7 +433,7 @@ async def test_more_bodies_than_threads_all_come_to_their_end(
     bodies: Bodies,
 ) -> None:
     bodies.receiver.close()
-    bodies.receiver = Receiver(threads=2)
+    bodies.receiver = Receiver(threads=2, writes=partial(Writes, 4))
     for _ in range(2):
         endless = bodies.begin()
         endless.send_without_end()
