@@ -22,6 +22,7 @@ VERBS = {
     "demo": "run server, worker and client, cut the connection, resume, show the plates",
     "upload": "upload videos, resuming by itself, and print their plates",
     "analyze": "print the plates of local videos or images, without a server",
+    "evaluate": "measure how well plates are read, by labelled videos and images",
     "doctor": "find what is amiss between UPLOAD_DIR and Redis, and mend it",
 }
 # They lie flat beside this package, where a script's or the current directory may shadow them.

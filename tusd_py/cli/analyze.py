@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     add_settings(parser, READERS)
     options = parser.parse_args(arguments)
-    engine = _engine(read_settings(options))
+    engine = choose_reader(read_settings(options))
     code = Exit.OK
     for path in options.files:
         document = _analysed(path, engine)
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _engine(settings: Settings) -> Engine:
+def choose_reader(settings: Settings) -> Engine:
+    """Build the engine that the settings ask for; raise CommandError."""
     from processing.errors import ReaderUnavailable  # noqa: PLC0415  OpenCV takes a second
     from worker import choose_engine  # noqa: PLC0415
 

@@ -20,6 +20,7 @@ OWN_OPTIONS = {
     "upload": ["--url", "--no-wait", "--json", "--retry-seconds"],
     "doctor": ["--dry-run", "--json", "--adopt", "--upload-dir"],
     "analyze": ["--json", "--plate-reader", "--alpr-model-dir"],
+    "evaluate": ["--json", "--part", "--plate-reader"],
 }
 
 
