@@ -573,12 +573,12 @@ async def terminate(upload_id: str, uploads: Uploads) -> None:
 
 
 async def cancel(job_id: str, uploads: Uploads) -> None:
-    """Remove the upload of a job, as `terminate`; mend a record that is behind for next time."""
+    """Remove the upload of a job, as `terminate`, though Redis was rolled back."""
     try:
         await terminate(job_id, uploads)
     except RecordBehind as error:
         await _catch_up(error, uploads)
-        raise
+        await terminate(job_id, uploads)
 
 
 async def _hand_on(part_id: str, uploads: Uploads) -> None:

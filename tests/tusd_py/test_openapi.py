@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import tomllib
+from pathlib import Path
+from typing import Any
 
 from starlette.routing import Route
 
@@ -12,9 +14,7 @@ from tusd_py.app import create_app
 from tusd_py.openapi import Offered, document
 from tusd_py.openapi.result import JobResult
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).parents[2]
 WHOLE = Offered("/files", 1000, listing=True, termination=True, download=True)
 
 
@@ -27,6 +27,11 @@ def test_every_address_of_the_app_is_described_with_each_of_its_methods(tmp_path
             item = described[route.path.replace(":path", "").rstrip("/")]
             methods = {method.lower() for method in route.methods or ()} - {"head"}
             assert methods <= item.keys(), route.path
+
+
+def test_the_document_has_the_version_of_the_program() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert document(WHOLE)["info"]["version"] == project["version"]
 
 
 def test_every_reference_is_to_a_schema_that_is_there_and_each_operation_has_its_own_id() -> None:

@@ -35,7 +35,7 @@ from tusd_py.origin import Origin
 from tusd_py.protocol import Limits, ProtocolError, Response
 from tusd_py.resumable import Dialect
 from tusd_py.tus import Tus
-from tusd_py.uploads import Call, Uploads, carry_out
+from tusd_py.uploads import Call, Uploads, cancel, carry_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -503,3 +503,23 @@ async def test_what_will_fail_is_told_while_it_is_uploaded(
     rest = bytes(800)
     answer = await site.tus("PATCH", upload.id, rest, Upload_Offset="200", **TYPED)
     assert (answer.status, answer.headers["Upload-Offset"]) == (204, "1000")
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+async def test_a_job_is_cancelled_though_redis_was_rolled_back_or_emptied(
+    site: Site, *, emptied: bool
+) -> None:
+    upload = await site.upload()
+    assert (await site.tus("PATCH", upload.id, BODY, Upload_Offset="0", **TYPE)).status == 204
+    site.uploads.leases.stop_all()
+    if emptied:
+        await site.redis.flushall()
+    else:
+        await site.redis.hset(schema.upload_key(upload.id), mapping={"offset": "4", "token": "0"})
+    other = site.configured(leases=Leases(RedisLocker(site.redis), site.uploads.data))
+    await cancel(upload.id, other.uploads)
+    assert _is_gone(upload.id, site.uploads)
+    job = await site.uploads.info.job(upload.id)
+    assert job is not None
+    assert job.state is JobState.CANCELLED
+    await other.uploads.leases.aclose()

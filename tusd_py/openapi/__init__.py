@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tusd_py.origin import Origin
 
+# The program's own.
+VERSION = "0.1.0"
 _ABOUT = """Takes large videos by resumable uploads and reads the licence plates in them.
 
 An upload is created and filled with tus 1.0.0, with the IETF's Resumable Uploads for HTTP, or by
@@ -56,7 +58,7 @@ def document(offered: Offered, base: str = "") -> dict[str, Any]:
     """Build the document; `base` is where the client reaches the server."""
     return {
         "openapi": "3.1.0",
-        "info": {"title": "tusd-py", "version": "0.1.0", "description": _ABOUT},
+        "info": {"title": "tusd-py", "version": VERSION, "description": _ABOUT},
         "servers": [{"url": base or "/"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": _paths(offered),
