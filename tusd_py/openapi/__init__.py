@@ -54,12 +54,12 @@ class Offered:
     download: bool
 
 
-def document(offered: Offered, base: str = "") -> dict[str, Any]:
-    """Build the document; `base` is where the client reaches the server."""
+def document(offered: Offered) -> dict[str, Any]:
+    """Build the document but for `servers`: where clients reach us, each tells."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "tusd-py", "version": VERSION, "description": _ABOUT},
-        "servers": [{"url": base or "/"}],
+        "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": _paths(offered),
         "components": {
@@ -106,6 +106,7 @@ class Described:
     def __init__(self, offered: Offered, origin: Origin) -> None:
         self._offered = offered
         self._origin = origin
+        self._made: dict[str, Any] | None = None
 
     async def json(self, request: Request) -> Response:
         """Return the document."""
@@ -119,4 +120,7 @@ class Described:
 
     def _document(self, request: Request) -> dict[str, Any]:
         reach = self._origin.of(request.scope, Headers(request.scope["headers"]))
-        return document(self._offered, reach.base)
+        if self._made is None:
+            # It takes some milliseconds, in which nobody else is served.
+            self._made = document(self._offered)
+        return {**self._made, "servers": [{"url": reach.base or "/"}]}
