@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from storage.interfaces import Sink
+    from storage.interfaces import InfoStore, Sink
     from storage.leases import Lease
     from tusd_py.exchange import Exchange
     from tusd_py.origin import Origin
@@ -158,7 +158,7 @@ class Forms:
             return known
         if not await to_thread.run_sync(data.expire, known.id, float("inf")):
             raise FormError(Fault.BUSY)
-        await self._free(known)
+        await to_thread.run_sync(data.purge, known.id)
         return None
 
     async def _read_away(self, exchange: Exchange) -> None:
@@ -188,30 +188,54 @@ class Forms:
 
     async def _take(self, name: _Name, form: Form, exchange: Exchange) -> int:
         """Make an upload of what comes, and return its size; none is left of one that fails."""
+        rest = _Rest(form, exchange, self._uploads.info)
         upload = await self._create(name, form, exchange.headers)
+        # Who asks for it meanwhile has it for a moment; a Redis that lost it gets it back.
+        while not await self._fill(upload, rest):
+            log.debug("form.goes_on", upload=upload.id)
+        rest.log_success()
+        return form.received
+
+    async def _fill(self, upload: Upload, rest: _Rest) -> bool:
+        """Take what comes until somebody else asks for the upload; tell whether that was all."""
         async with AsyncExitStack() as held:
             try:
-                lease = await held.enter_async_context(self._uploads.leases.hold(upload.id))
+                holding = self._uploads.leases.hold(upload.id, self._mend)
+                lease = await held.enter_async_context(holding)
                 upload = lease.upload
-                await self._fill(lease, form, exchange)
+                return await self._run(lease, rest)
+            except LockLost:
+                return False
+            except (UploadGone, UploadNotFound):
+                # Removed by somebody else.
+                raise
             except BaseException:
                 # Before anybody else may have it.
                 await to_the_end(self._remove(upload))
                 raise
-        return form.received
 
-    async def _fill(self, lease: Lease, form: Form, exchange: Exchange) -> None:
-        """Take the whole form, and complete the upload."""
-        started, uploads = time.monotonic(), self._uploads
-        await uploads.info.expect(lease.upload, _expected(form, exchange.headers))
+    async def _run(self, lease: Lease, rest: _Rest) -> bool:
+        if lease.upload.offset != rest.form.passed:
+            raise FormError(Fault.LOST)
+        if lease.upload.complete:
+            return True
+        await self._uploads.info.expect(lease.upload, rest.total)
         dialect = Dialect(VERSIONS[-1], announced=False)
-        rest = _Rest(form, exchange, uploads)
         action = Create(None, lease.upload.metadata, body=True, content_length=None, completes=True)
-        rest.intake = intake = Intake(lease, action, dialect, uploads.stores)
+        rest.intake = intake = Intake(lease, action, dialect, self._uploads.stores)
         end = await intake.run(rest)
-        if end is not BodyEnd.DONE:
-            raise self._stopped(form, end)
-        _log_success(form.received, time.monotonic() - started)
+        if end is BodyEnd.STOPPED and self._uploads.closing():
+            raise FormError(Fault.ENDING)
+        if end not in {BodyEnd.DONE, BodyEnd.STOPPED}:
+            raise _ended(rest.form, end)
+        return end is BodyEnd.DONE
+
+    async def _mend(self, upload_id: str) -> None:
+        """Rebuild a record that Redis has lost from the data store."""
+        data = self._uploads.data
+        upload, ended = await to_thread.run_sync(data.recover, upload_id)
+        await to_thread.run_sync(data.settle, upload_id)
+        await self._uploads.info.restore(upload, ended)
 
     async def _create(self, name: _Name, form: Form, headers: Headers) -> Upload:
         uploads, now = self._uploads, time.time()
@@ -226,9 +250,9 @@ class Forms:
             expires_at=now + uploads.limits.expiration,
             dialect=IETF,
             fingerprint=name.fingerprint,
-            request_id=sent(headers),
             # Above all that an earlier upload of this id may have had.
             token=int(now * 1000),
+            request_id=sent(headers),
         )
         await to_the_end(self._store(upload))
         return upload
@@ -245,24 +269,15 @@ class Forms:
             raise
         log.debug("upload.created", upload=upload.id)
 
-    def _stopped(self, form: Form, end: BodyEnd) -> FormError:
-        if end is not BodyEnd.STOPPED:
-            return _ended(form, end)
-        return FormError(Fault.ENDING if self._uploads.closing() else Fault.LOST)
-
     async def _remove(self, upload: Upload) -> None:
-        """Remove an upload that failed, so that its name can be used again."""
+        """Remove an upload that failed, without a trace: its name can be used again."""
+        uploads = self._uploads
         with suppress(StorageError):
             # The tombstone comes first: whatever happens now, it stays removed.
-            await to_thread.run_sync(self._uploads.data.remove, upload.id)
-            await self._free(upload)
-
-    async def _free(self, upload: Upload) -> None:
-        """Let the id of an upload that was removed be used again."""
-        uploads = self._uploads
-        with suppress(UploadNotFound, LockLost):
-            await uploads.info.terminate(upload, time.time() + uploads.limits.expiration)
-        await to_thread.run_sync(uploads.data.purge, upload.id)
+            await to_thread.run_sync(uploads.data.remove, upload.id)
+            with suppress(UploadNotFound):
+                await uploads.info.terminate(upload, time.time() + uploads.limits.expiration)
+            await to_thread.run_sync(uploads.data.purge, upload.id)
 
 
 class _Rest:
@@ -275,17 +290,17 @@ class _Rest:
     trailers = Headers(())
     intake: Intake
 
-    def __init__(self, form: Form, exchange: Exchange, uploads: Uploads) -> None:
+    def __init__(self, form: Form, exchange: Exchange, info: InfoStore) -> None:
         self.headers = exchange.headers
-        self._form = form
+        self.form = form
+        self.total = _expected(form, exchange.headers)
         self._exchange = exchange
-        self._info = uploads.info
-        self._total = _expected(form, exchange.headers)
+        self._info = info
         self._started = time.monotonic()
 
     async def move_body(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         """Move the next part; the form knows its limit better, and no delimiter counts for it."""
-        form = self._form
+        form = self.form
         form.sink = sink
         await run_to_the_end(form.pass_on)
         before = form.received // _STEP
@@ -302,24 +317,33 @@ class _Rest:
 
     async def _end(self) -> None:
         """Say of the upload what was known of it at last."""
-        if not self._form.ended:
-            raise _ended(self._form, BodyEnd.DONE)
-        upload, metadata = self.intake.upload, _metadata(self._form.described)
+        if not self.form.ended:
+            raise _ended(self.form, BodyEnd.DONE)
+        upload, metadata = self.intake.upload, _metadata(self.form.described)
         if metadata != upload.metadata:
             self.intake.upload = upload = replace(upload, metadata=metadata)
             await self._info.describe(upload)
 
     def _log_progress(self) -> None:
-        seconds = time.monotonic() - self._started
         job = Job(
             self.intake.upload.id,
             JobState.UPLOADING,
-            done=self._form.received,
-            total=self._total,
-            speed=self._form.received / seconds if seconds > 0 else 0.0,
+            done=self.form.received,
+            total=self.total,
+            speed=self._speed(),
         )
         # The sentence is the interface: who reads it has always read it so.
         log.info(f"Upload progress [{job.id}]: {job.message}")  # noqa: G004
+
+    def log_success(self) -> None:
+        """Say that the file is here, how fast it came."""
+        size, seconds = self.form.received / MB, time.monotonic() - self._started
+        took = f"{size:.2f}MB in {seconds:.1f}s ({self._speed() / MB:.2f}MB/s)"
+        log.info(f"✓ File uploaded successfully: {took}")  # noqa: G004  as above
+
+    def _speed(self) -> float:
+        seconds = time.monotonic() - self._started
+        return self.form.received / seconds if seconds > 0 else 0.0
 
     async def interim(self, response: Response) -> None:
         """Send nothing: who sends forms expects no news."""
@@ -355,9 +379,3 @@ def _ended(form: Form, end: BodyEnd) -> FormError:
 def _metadata(described: Mapping[str, str]) -> str:
     pairs = ((name, b64encode(text.encode()).decode()) for name, text in described.items())
     return ",".join(f"{name} {value}" for name, value in pairs)
-
-
-def _log_success(size: int, seconds: float) -> None:
-    speed = size / MB / seconds if seconds > 0 else 0.0
-    took = f"{size / MB:.2f}MB in {seconds:.1f}s ({speed:.2f}MB/s)"
-    log.info(f"✓ File uploaded successfully: {took}")  # noqa: G004  as above

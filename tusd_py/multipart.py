@@ -50,15 +50,15 @@ class Form:
     """Take the body of a form as it comes (storage.interfaces.Sink).
 
     The bytes of its file, at most `most`, wait in `head` until there is a `sink`, then go there.
-    `received` counts them, and `offset` all that came. `described` is what is told of the file:
-    `filename`, `filetype` and the options.
+    `received` counts them, `passed` those that went there, `offset` all that came. `described` is
+    what is told of the file: `filename`, `filetype` and the options.
     """
 
     def __init__(self, boundary: bytes, *, most: int) -> None:
         self.described: dict[str, str] = {}
         self.head = bytearray()
         self.sink: Sink | None = None
-        self.received = self.offset = 0
+        self.received = self.passed = self.offset = 0
         #: Whether the file has begun, is here to its end, and whether the form is.
         self.has_begun = self.has_file = self.ended = False
         self._most = most
@@ -114,6 +114,7 @@ class Form:
             pieces, self.head = [bytes(self.head), *pieces], bytearray()
         if pieces:
             self.sink.write(pieces)
+            self.passed += sum(len(piece) for piece in pieces)
 
     def _read(self, data: bytes) -> None:
         try:

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from storage import redis_schema as schema
-from storage.errors import StorageFull, StoreUnavailable, UploadGone, UploadNotFound
+from storage.errors import StorageFull, StoreUnavailable, UploadGone
 from storage.filestore import FileStore
 from storage.job import Job, JobState
 from storage.leases import Leases
@@ -396,15 +396,65 @@ async def test_a_request_that_is_cancelled_leaves_nothing(site: Site) -> None:
     assert await is_free_again(site)
 
 
-async def test_an_upload_that_somebody_takes_over_is_gone(site: Site) -> None:
+async def test_a_form_goes_on_when_somebody_had_its_upload_for_a_moment(site: Site) -> None:
     request = site.request(X_Job_ID=ID)
     running = await begun(site, request)
-    with pytest.raises(UploadNotFound):
-        await site.uploads.leases.settled(ID)
+    for _ in range(3):
+        found = await site.uploads.leases.settled(ID)
+        assert (found.offset, found.complete) == (len(VIDEO), False)
+    request.end(form(FILE, *FIELDS)[-40:])
+    await running
+    assert (request.status, site.content(ID), await site.queued()) == (200, VIDEO, [ID])
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_redis_that_is_emptied_meanwhile_gets_the_upload_back(
+    site: Site, *, before: bool
+) -> None:
+    request = site.request(X_Job_ID=ID)
+    running = await begun(site, request)
+    await site.redis.flushall()
+    if before:
+        # Whoever asks for it makes the form commit what is here.
+        assert (await site.uploads.leases.settled(ID)).offset == len(VIDEO)
+    request.end(form(FILE, *FIELDS)[-40:])
+    await running
+    assert (request.status, site.content(ID), await site.queued()) == (200, VIDEO, [ID])
+    said = {"filename": "cars.mp4", "frame_skip": "2", "min_confidence": "0.5"}
+    record = await site.uploads.info.find(ID)
+    assert record is not None
+    assert record.described == site.described(ID) == said
+
+
+async def test_an_upload_to_which_somebody_added_bytes_is_given_up(site: Site) -> None:
+    request = site.request(X_Job_ID=ID)
+    running = await begun(site, request)
+    async with site.uploads.leases.hold(ID) as lease:
+        writer = await lease.writer()
+        writer.write([b"more"])
+        longer = replace(lease.upload, offset=len(VIDEO) + 4)
+        await lease.commit(longer)
+        await site.uploads.info.commit(longer, speed=0)
+        lease.upload = longer
     request.end()
     await running
     assert request.status == 409
     assert await is_free_again(site)
+
+
+async def test_an_upload_that_was_removed_meanwhile_is_gone(site: Site) -> None:
+    request = site.request(X_Job_ID=ID)
+    running = await begun(site, request)
+    async with site.uploads.leases.hold(ID) as lease:
+        site.uploads.data.remove(ID)
+        await site.uploads.info.terminate(lease.upload, time.time() + 60)
+        lease.discard()
+    request.end()
+    await running
+    assert (request.status, request.answer["detail"]) == (410, "this upload was removed")
+    with pytest.raises(UploadGone):
+        site.uploads.data.recover(ID)
+    assert await site.queued() == []
 
 
 async def test_a_disk_that_is_full_is_told_and_gets_its_room_back(
