@@ -378,6 +378,9 @@ class Locker(Protocol):
     def hold(self, upload_id: str) -> AbstractAsyncContextManager[Lock]:
         """Hold the lock for a while. Raises as `take`."""
 
+    async def idle(self, upload_id: str) -> bool:
+        """Tell whether nobody has the lock who may live; raise StoreUnavailable."""
+
     async def settled(self, upload_id: str) -> Upload:
         """Return the record once nobody writes it, asking a holder to let go. Raises as `take`."""
 

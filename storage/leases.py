@@ -218,6 +218,11 @@ class Leases:
         finally:
             self.leave(upload_id, place)
 
+    async def idle(self, upload_id: str) -> bool:
+        """Tell whether nobody who may live holds the upload; who does is left alone."""
+        here = upload_id in self._places or upload_id in self._kept
+        return not here and await self._locker.idle(upload_id)
+
     async def settled(self, upload_id: str) -> Upload:
         """Return the record once nobody writes it, asking who does to let go. Raises as `hold`."""
         upload = await self.known(upload_id)

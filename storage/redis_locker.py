@@ -160,6 +160,14 @@ class RedisLocker:
         """Tell whether this process is about to end."""
         return self._closing
 
+    async def idle(self, upload_id: str) -> bool:
+        try:
+            # redis-py's types cannot say that it decodes.
+            value: Any = await self._redis.get(schema.lock_key(upload_id))
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+        return value is None or is_dead(value.rpartition(":")[0])
+
     def stop_all(self) -> None:
         """Ask every holder of this process to let go, now and from now on: it shuts down."""
         self._closing = True

@@ -25,7 +25,9 @@ from storage.segments import FileWriter
 from storage.upload import Upload
 from tests.tusd_py.test_exchange import GONE, piece
 from tests.tusd_py.test_multipart import NAMED, TYPE, cut, form, option, part
+from tusd_py import filling, intake
 from tusd_py.exchange import AsgiExchange
+from tusd_py.filling import Filling
 from tusd_py.form import PATH, Forms
 from tusd_py.multipart import BESIDES
 from tusd_py.origin import Origin
@@ -148,13 +150,16 @@ class Site:
     def described(self, job_id: str) -> dict[str, str]:
         return self.uploads.data.recover(job_id)[0].described
 
+    def files(self) -> set[str]:
+        """Name what is left of uploads."""
+        files = [path for path in self.uploads.data.directory.rglob("*") if path.is_file()]
+        return {path.name for path in files if path.name[:1] != "."}
+
     async def is_empty(self) -> bool:
         """Tell whether nothing is left of any upload, but that its job was cancelled."""
-        files = [path for path in self.uploads.data.directory.rglob("*") if path.is_file()]
-        names = {path.name for path in files if path.name[:1] != "."}
         keys: Any = await self.redis.keys("tusd:*")
         jobs = {key async for key in self._cancelled(keys)}
-        return not names and set(keys) - jobs <= {schema.EXPIRING}
+        return not self.files() and set(keys) - jobs <= {schema.EXPIRING}
 
     async def _cancelled(self, keys: Sequence[str]) -> AsyncIterator[str]:
         for key in keys:
@@ -471,19 +476,86 @@ async def test_a_disk_that_is_full_is_told_and_gets_its_room_back(
     assert await is_free_again(site)
 
 
-@pytest.mark.parametrize("step", ["forget", "create", "expect", "commit", "describe"])
-async def test_a_redis_that_is_away_at_any_step_is_told_and_nothing_is_left(
+STEPS = ("forget", "create", "expect", "commit", "describe")
+ALL = (*STEPS, "raise_to", "restore", "find", "terminate")
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_redis_that_is_away_from_any_step_on_is_told_and_no_byte_is_left(
     site: Site, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    async def away(*_: Any, **__: Any) -> None:
-        raise StoreUnavailable("Redis does not answer: away")
+    gone = []
+
+    def failing(name: str) -> Any:
+        does = getattr(RedisInfoStore, name)
+
+        async def away(*args: Any, **named: Any) -> Any:
+            if name == step:
+                gone.append(name)
+            if gone:
+                raise StoreUnavailable("Redis does not answer: away")
+            return await does(*args, **named)
+
+        return away
 
     with monkeypatch.context() as patched:
-        patched.setattr(RedisInfoStore, step, away)
+        patched.setattr(filling, "_PATIENCE", 0.0)
+        for name in ALL:
+            patched.setattr(RedisInfoStore, name, failing(name))
         request = await site.post(form(FILE, *FIELDS), X_Job_ID=ID)
     assert request.status == 503
     assert request.answer["detail"] == "the storage does not answer just now: send it again"
-    assert await is_free_again(site)
+    # The tombstone stays, lest Redis, when it is back, has the last word.
+    assert site.files() == {f"{ID}.log"}
+    with pytest.raises(UploadGone):
+        site.uploads.data.recover(ID)
+    assert await site.queued() == []
+
+
+@pytest.mark.parametrize("step", ["expect", "commit", "describe"])
+@pytest.mark.parametrize("late", [True, False])
+async def test_a_redis_that_is_away_for_a_while_is_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch, step: str, *, late: bool
+) -> None:
+    does, left = getattr(RedisInfoStore, step), [None] * 3
+
+    async def away(*args: Any, **named: Any) -> None:
+        if late and left:
+            # It did what it was asked for, and nobody heard of it.
+            await does(*args, **named)
+        if left:
+            left.pop()
+            raise StoreUnavailable("Redis does not answer: away")
+        await does(*args, **named)
+
+    monkeypatch.setattr(filling, "_PAUSE", 0.0)
+    monkeypatch.setattr(RedisInfoStore, step, away)
+    request = await site.post(form(FILE, *FIELDS), X_Job_ID=ID)
+    assert request.status == 200
+    assert len(left) < 3
+    assert (site.content(ID), await site.queued()) == (VIDEO, [ID])
+    record = await site.uploads.info.find(ID)
+    assert record is not None
+    said = {"filename": "cars.mp4", "frame_skip": "2", "min_confidence": "0.5"}
+    assert record.described == site.described(ID) == said
+
+
+async def test_a_redis_that_was_rolled_back_meanwhile_catches_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_LASTING", 0.0)
+    whole = form(FILE, *FIELDS)
+    request = site.request(X_Job_ID=ID)
+    running = request.begin()
+    for start in range(0, len(whole) - 40, 20_000):
+        request.tell(whole[start : min(start + 20_000, len(whole) - 40)])
+    await site.stored(ID)
+    await site.seen(ID, lambda job: job.done > 0)
+    await site.uploads.leases.settled(ID)
+    await site.redis.hset(schema.upload_key(ID), mapping={"offset": "0", "token": "7"})
+    request.end(whole[-40:])
+    await running
+    assert (request.status, site.content(ID), await site.queued()) == (200, VIDEO, [ID])
 
 
 async def test_a_disk_without_room_takes_nothing(site: Site) -> None:
@@ -521,6 +593,22 @@ async def test_a_key_replays_the_answer_and_makes_no_second_job(site: Site) -> N
     assert again.answer == first.answer
     assert await site.queued() == [first.answer["job_id"]]
     assert again.messages.empty()
+
+
+@pytest.mark.parametrize("rolled_back", [True, False])
+async def test_a_replay_sees_to_it_that_the_job_is_known(site: Site, *, rolled_back: bool) -> None:
+    first = await site.post(form(FILE, *FIELDS), Idempotency_Key=KEY)
+    job_id = first.answer["job_id"]
+    await site.redis.delete(schema.OUTBOX)
+    if rolled_back:
+        key = schema.upload_key(job_id)
+        await site.redis.hset(key, mapping={"complete": "0", "offset": "0", "token": "1"})
+        await site.redis.hset(schema.job_key(job_id), "state", "uploading")
+    else:
+        await site.redis.flushall()
+    again = await site.post(form(FILE, *FIELDS), Idempotency_Key=KEY)
+    assert (again.status, again.answer) == (200, first.answer)
+    assert await site.queued() == [job_id]
 
 
 async def test_a_replay_that_nobody_need_send_is_not_asked_for(site: Site) -> None:
@@ -575,8 +663,7 @@ async def test_what_a_server_left_that_died_gives_its_name_back(
         raise asyncio.CancelledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Forms, "_fill", die)
-        patched.setattr(Forms, "_remove", die)
+        patched.setattr(Filling, "_fill", die)
         with pytest.raises(asyncio.CancelledError):
             await site.post(form(FILE), **named)
     [left] = site.uploads.data.ids()
