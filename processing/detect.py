@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import cv2
@@ -15,12 +17,14 @@ from processing.result import Box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from processing.video import Image
 
 Point: TypeAlias = tuple[float, float]
 Quad: TypeAlias = tuple[Point, Point, Point, Point]
+
+
+SURELY_A_PLATE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,13 @@ class Candidate:
         quad: its corners in pixels of the frame: top left, top right, bottom right, bottom left.
         score: the detector's own confidence, 0 to 1.
         joined: it is two lines that may be one plate; the two are candidates as well.
+        worded: the detector knows plates from other texts, so that it may show a word.
     """
 
     quad: Quad
     score: float
     joined: bool = False
+    worded: bool = False
 
     @property
     def box(self) -> Box:
@@ -142,6 +148,7 @@ class TextPlateDetector:
         self.versions = {
             "rapidocr": metadata.version("rapidocr"),
             "onnxruntime": onnxruntime.__version__,
+            "detector_model_sha256": sha256(rapidocr_model("det")),
         }
 
     def detect(
@@ -197,6 +204,7 @@ class AlprDetector:
             "open-image-models": metadata.version("open-image-models"),
             "onnxruntime": onnxruntime.__version__,
             "detector_model": model.stem,
+            "detector_model_sha256": sha256(model),
         }
 
     def detect(
@@ -209,7 +217,11 @@ class AlprDetector:
             part = image[within.y : within.y + within.height, within.x : within.x + within.width]
             return [_moved(one, within.x, within.y) for one in self.detect(part)]
         return [
-            Candidate(_upright(found.bounding_box), float(found.confidence))
+            Candidate(
+                _upright(found.bounding_box),
+                float(found.confidence),
+                worded=found.confidence >= SURELY_A_PLATE,
+            )
             for found in self._model.predict(image)
         ]
 
@@ -224,6 +236,21 @@ def rapidocr_engine(threads: int, more: Mapping[str, Any]) -> Any:
             **more,
         }
     )
+
+
+def rapidocr_model(kind: str) -> Path | None:
+    """Return the file of the det or rec model inside rapidocr's package, None for none or many."""
+    folder = Path(str(import_module("rapidocr").__file__)).parent / "models"
+    found = list(folder.glob(f"*_{kind}_*.onnx"))
+    return found[0] if len(found) == 1 else None
+
+
+def sha256(model: Path | None) -> str:
+    """Return the digest of a model's file in hexadecimal, or that it is unknown."""
+    if model is None:
+        return "unknown"
+    with model.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def session_options(threads: int) -> Any:

@@ -25,7 +25,6 @@ _ALIKE: Final = {"O": "0", "0": "O", "I": "1", "1": "I"}
 # Glyphs that are confused where they are small or dirty.
 _CONFUSED: Final = {**_ALIKE, "Q": "0", "D": "0", "B": "8", "8": "B", "S": "5", "5": "S", "Z": "2",
                     "2": "Z", "G": "6", "6": "G"}  # fmt: skip
-_MOST_CHANGES = 2
 # A character that a reader is less sure of may be no character at all: a seal, an emblem.
 _SURE = 0.9
 
@@ -53,7 +52,8 @@ def fits(text: str, region: Region = "any") -> bool:
 def mended(text: str, characters: tuple[float, ...] = (), region: Region = "any") -> str:
     """Return the text with as few changes as give it the form of a plate; as it is without any.
 
-    Where the region is not known only glyphs that look alike are exchanged, 0 and O, 1 and I.
+    Where the region is not known only one glyph of those that look alike is exchanged, 0 and O or 1
+    and I.
 
     Args:
         text: normalised.
@@ -63,17 +63,23 @@ def mended(text: str, characters: tuple[float, ...] = (), region: Region = "any"
     # Numbers alone are series as well, and nothing tells which.
     if fits(text, region) or text.isdigit():
         return text
-    exchanges = _ALIKE if region == "any" else _CONFUSED
-    for changed in (_exchanged(text, exchanges), _without_emblem(text, characters, exchanges)):
+    known = region != "any"
+    exchanges = _CONFUSED if known else _ALIKE
+    # With two of any region nearly everything becomes some plate.
+    most = 2 if known else 1
+    for changed in (
+        _exchanged(text, exchanges, most),
+        _without_emblem(text, characters, exchanges, most),
+    ):
         found = [one for one in changed if fits(one, region)]
         if found:
             return found[0]
     return text
 
 
-def _exchanged(text: str, exchanges: dict[str, str]) -> Iterator[str]:
+def _exchanged(text: str, exchanges: dict[str, str], most: int) -> Iterator[str]:
     places = [place for place, character in enumerate(text) if character in exchanges]
-    for count in range(1, _MOST_CHANGES + 1):
+    for count in range(1, most + 1):
         for chosen in combinations(places, count):
             yield "".join(
                 exchanges[character] if place in chosen else character
@@ -82,7 +88,7 @@ def _exchanged(text: str, exchanges: dict[str, str]) -> Iterator[str]:
 
 
 def _without_emblem(
-    text: str, characters: tuple[float, ...], exchanges: dict[str, str]
+    text: str, characters: tuple[float, ...], exchanges: dict[str, str], most: int
 ) -> Iterator[str]:
     if len(characters) != len(text) or min(characters, default=1.0) >= _SURE:
         return
@@ -92,7 +98,7 @@ def _without_emblem(
     for _, place in doubted[:2]:
         shorter = text[:place] + text[place + 1 :]
         yield shorter
-        yield from _exchanged(shorter, exchanges)
+        yield from _exchanged(shorter, exchanges, most)
 
 
 _FORMS: Final = {region: frozenset(series.split()) for region, series in _SERIES.items()}

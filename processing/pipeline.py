@@ -241,9 +241,9 @@ def best_readings(
         (
             (_worth(candidate, reading), candidate, reading)
             for candidate, views in zip(candidates, texts, strict=True)
-            if any(is_plate(view.raw) for view in views)
+            if any(is_plate(view.raw, worded=candidate.worded) for view in views)
             for reading in [_reading(frame, candidate, views)]
-            if is_plate(reading.text)
+            if is_plate(reading.text, worded=candidate.worded)
         ),
         key=lambda one: -one[0],
     )

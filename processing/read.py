@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from processing.crop import View
-from processing.detect import rapidocr_engine, session_options
+from processing.detect import rapidocr_engine, rapidocr_model, session_options, sha256
 from processing.errors import ReaderUnavailable
 from processing.result import Text
 from processing.text import normalise
@@ -58,6 +58,7 @@ class RapidOcrReader:
         self.versions = {
             "rapidocr": metadata.version("rapidocr"),
             "onnxruntime": onnxruntime.__version__,
+            "reader_model_sha256": sha256(rapidocr_model("rec")),
         }
 
     def read(self, crops: Sequence[Image]) -> list[Text]:
@@ -97,6 +98,7 @@ class AlprReader:
             "fast-plate-ocr": metadata.version("fast-plate-ocr"),
             "onnxruntime": onnxruntime.__version__,
             "reader_model": model.stem,
+            "reader_model_sha256": sha256(model),
         }
 
     def read(self, crops: Sequence[Image]) -> list[Text]:

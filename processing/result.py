@@ -136,6 +136,82 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """Hold another text that was read of a plate.
+
+    Args:
+        text: A to Z and 0 to 9 only.
+        weight: its share of what was read, 0 to 1.
+    """
+
+    text: str
+    weight: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the alternative as a JSON object."""
+        return {"text": self.text, "weight": round(self.weight, 4)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Alternative:
+        """Build the alternative that `to_json` described."""
+        return cls(str(document["text"]), float(document["weight"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """Hold one stay of a plate in view.
+
+    Args:
+        first_seen: seconds from the start of the stream.
+        last_seen: seconds from the start of the stream.
+        detections: in how many frames it was found.
+    """
+
+    first_seen: float
+    last_seen: float
+    detections: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sighting as a JSON object."""
+        return {
+            "first_seen": round(self.first_seen, 3),
+            "last_seen": round(self.last_seen, 3),
+            "detections": self.detections,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Sighting:
+        """Build the sighting that `to_json` described."""
+        return cls(
+            float(document["first_seen"]), float(document["last_seen"]), int(document["detections"])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Hold where a plate was in one frame.
+
+    Args:
+        frame: index of the frame in the stream, from 0.
+        time: seconds from the start of the stream.
+        box: where it was.
+    """
+
+    frame: int
+    time: float
+    box: Box
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the place as a JSON object."""
+        return {"frame": self.frame, "time": round(self.time, 3), "box": self.box.to_json()}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Place:
+        """Build the place that `to_json` described."""
+        return cls(int(document["frame"]), float(document["time"]), Box.from_json(document["box"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Plate:
     """Hold one licence plate, however often the video shows it.
 
@@ -144,9 +220,13 @@ class Plate:
         confidence: 0 to 1, from the readers' confidences and from how well they agree.
         first_seen: seconds from the start of the stream.
         last_seen: seconds from the start of the stream.
-        detections: how many frames it was read in.
+        detections: how many frames it was found in.
         box: where it stands in its best shot, or None where that is unknown.
         crop: JPEG of its best shot, empty where there is none; not in the JSON.
+        alternatives: what else was read, the likeliest first.
+        regions: those whose plates have its form, such as us; a guess, none for none.
+        sightings: its stays in view, by time.
+        places: where it was, by time; in a long video not in each frame.
     """
 
     text: str
@@ -156,6 +236,10 @@ class Plate:
     detections: int
     box: Box | None = None
     crop: bytes = field(default=b"", repr=False, compare=False)
+    alternatives: tuple[Alternative, ...] = ()
+    regions: tuple[str, ...] = ()
+    sightings: tuple[Sighting, ...] = ()
+    places: tuple[Place, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the plate as a JSON object."""
@@ -166,6 +250,10 @@ class Plate:
             "last_seen": round(self.last_seen, 3),
             "detections": self.detections,
             "box": None if self.box is None else self.box.to_json(),
+            "alternatives": [one.to_json() for one in self.alternatives],
+            "regions": list(self.regions),
+            "sightings": [one.to_json() for one in self.sightings],
+            "places": [one.to_json() for one in self.places],
         }
 
     @classmethod
@@ -179,6 +267,11 @@ class Plate:
             last_seen=float(document["last_seen"]),
             detections=int(document["detections"]),
             box=None if box is None else Box.from_json(box),
+            # Results of earlier versions have none of these.
+            alternatives=tuple(map(Alternative.from_json, document.get("alternatives", ()))),
+            regions=tuple(map(str, document.get("regions", ()))),
+            sightings=tuple(map(Sighting.from_json, document.get("sightings", ()))),
+            places=tuple(map(Place.from_json, document.get("places", ()))),
         )
 
 

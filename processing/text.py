@@ -27,15 +27,16 @@ def normalise(raw: str) -> str:
     return NOT_ALPHANUMERIC.sub("", raw.upper())
 
 
-def is_plate(raw: str) -> bool:
+def is_plate(raw: str, *, worded: bool = False) -> bool:
     """Tell whether a text as it was read may be a plate's: 4 to 9 characters with a digit.
 
-    Dates and times of day are none.
+    Dates and times of day are none. With `worded` one without a digit may be, too: it stands where
+    nothing but a plate does.
     """
     text = normalise(raw)
     return (
         len(text) in LENGTHS
-        and any(character.isdigit() for character in text)
+        and (worded or any(character.isdigit() for character in text))
         and not CLOCK.search(raw)
     )
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
-from processing.formats import fits
-from processing.result import Box, Plate
+from processing.formats import fits, regions
+from processing.result import Alternative, Box, Place, Plate, Sighting
 from processing.text import plausibility
 from processing.vote import Verdict, settled, vote
 
@@ -25,6 +25,12 @@ CONFUSABLE = str.maketrans("OQDIBSZG", "00018526")
 SUPPORT = {1: 0.45, 2: 0.75, 3: 0.95}
 # Texts of one track whose best picture is kept.
 MOST_SHOTS = 8
+# What is told of each plate, at most.
+MOST_ALTERNATIVES = 5
+MOST_PLACES = 200
+LEAST_WEIGHT = 0.02
+# Seconds out of sight after which a plate counts as seen again.
+LONGEST_GAP = 3.0
 SOLID_READINGS = 3
 SOLID_CONFIDENCE = 0.8
 
@@ -155,20 +161,30 @@ class Tracker:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sighting:
+class _Vehicle:
+    """Hold the tracks that are of one plate."""
+
     readings: tuple[Reading, ...]
     verdict: Verdict
-    until: float
-    held: int
+    stays: tuple[Sighting, ...]
 
     @classmethod
-    def of(cls, readings: Iterable[Reading], until: float, held: int) -> _Sighting:
+    def of(cls, readings: Iterable[Reading], stays: Iterable[Sighting]) -> _Vehicle:
         ordered = tuple(sorted(readings, key=lambda reading: reading.frame))
-        return cls(ordered, vote(ordered), until, held)
+        by_time = tuple(sorted(stays, key=lambda stay: stay.first_seen))
+        return cls(ordered, vote(ordered), by_time)
 
-    def with_(self, other: _Sighting) -> _Sighting:
-        until = max(self.until, other.until)
-        return _Sighting.of(self.readings + other.readings, until, self.held + other.held)
+    @classmethod
+    def on(cls, track: Track) -> _Vehicle:
+        frames = len({reading.frame for reading in track.readings}) + track.held
+        return cls.of(track.readings, [Sighting(track.readings[0].time, track.until, frames)])
+
+    def with_(self, other: _Vehicle) -> _Vehicle:
+        return _Vehicle.of(self.readings + other.readings, self.stays + other.stays)
+
+    @property
+    def until(self) -> float:
+        return max(stay.last_seen for stay in self.stays)
 
     @property
     def text(self) -> str:
@@ -193,17 +209,17 @@ def plates(
         single_frame: there was but one frame, so that no plate could be read twice.
         region: whose forms decide between characters that look alike.
     """
-    joined: list[_Sighting] = []
+    joined: list[_Vehicle] = []
     # The strongest first, so that partial readings find the whole to join.
-    sightings = [_Sighting.of(track.readings, track.until, track.held) for track in tracks]
-    for sighting in sorted(sightings, key=lambda one: (-one.weight, one.text)):
+    vehicles = [_Vehicle.on(track) for track in tracks]
+    for vehicle in sorted(vehicles, key=lambda one: (-one.weight, one.text)):
         for place, other in enumerate(joined):
-            if _same_plate(other, sighting):
-                joined[place] = other.with_(sighting)
+            if _same_plate(other, vehicle):
+                joined[place] = other.with_(vehicle)
                 break
         else:
-            joined.append(sighting)
-    found = [_plate(sighting, region, single_frame=single_frame) for sighting in joined]
+            joined.append(vehicle)
+    found = [_plate(vehicle, region, single_frame=single_frame) for vehicle in joined]
     places = sorted(range(len(found)), key=lambda place: _rank(found[place], joined[place]))
     return [found[place] for place in places]
 
@@ -234,7 +250,7 @@ def _travel(track: Track) -> float:
     return float(max(max(xs) - min(xs), max(ys) - min(ys)))
 
 
-def _same_plate(strong: _Sighting, weak: _Sighting) -> bool:
+def _same_plate(strong: _Vehicle, weak: _Vehicle) -> bool:
     if strong.text.translate(CONFUSABLE) == weak.text.translate(CONFUSABLE):
         return True
     if weak.text in strong.text:
@@ -247,45 +263,72 @@ def _same_plate(strong: _Sighting, weak: _Sighting) -> bool:
     return distance <= min(3, allowed)
 
 
-def _apart_at_once(one: _Sighting, other: _Sighting) -> bool:
+def _apart_at_once(one: _Vehicle, other: _Vehicle) -> bool:
     places = {reading.frame: reading.box for reading in one.readings}
     return any(reading.frame in places for reading in other.readings)
 
 
-def _gap(one: _Sighting, other: _Sighting) -> float:
+def _gap(one: _Vehicle, other: _Vehicle) -> float:
     return max(
         one.readings[0].time - other.until,
         other.readings[0].time - one.until,
     )
 
 
-def _plate(sighting: _Sighting, region: Region, *, single_frame: bool) -> Plate:
-    text = settled(sighting.verdict, region)
-    frames = {reading.frame for reading in sighting.readings}
+def _plate(vehicle: _Vehicle, region: Region, *, single_frame: bool) -> Plate:
+    text = settled(vehicle.verdict, region)
+    frames = {reading.frame for reading in vehicle.readings}
     support = 1.0 if single_frame else SUPPORT.get(len(frames), 1.0)
-    shot = max(_agreeing(sighting), key=_quality)
+    shot = max(_agreeing(vehicle), key=_quality)
+    stays = _stays(vehicle.stays)
     return Plate(
         text=text,
-        confidence=sighting.verdict.confidence * support * plausibility(text),
-        first_seen=sighting.readings[0].time,
-        last_seen=sighting.until,
-        detections=len(frames) + sighting.held,
+        confidence=vehicle.verdict.confidence * support * plausibility(text),
+        first_seen=vehicle.readings[0].time,
+        last_seen=vehicle.until,
+        detections=sum(stay.detections for stay in stays),
         box=shot.box,
-        crop=shot.crop or max(sighting.readings, key=_pictured).crop,
+        crop=shot.crop or max(vehicle.readings, key=_pictured).crop,
+        alternatives=_alternatives(vehicle.verdict, text),
+        regions=regions(text),
+        sightings=stays,
+        places=_places(vehicle.readings),
     )
 
 
-def _rank(plate: Plate, sighting: _Sighting) -> tuple[float, float, str]:
+def _alternatives(verdict: Verdict, text: str) -> tuple[Alternative, ...]:
+    told = [Alternative(other, weight) for other, weight in verdict.rivals if other != text]
+    return tuple(one for one in told if one.weight >= LEAST_WEIGHT)[:MOST_ALTERNATIVES]
+
+
+def _stays(stays: Sequence[Sighting]) -> tuple[Sighting, ...]:
+    """Join the stays between which the plate was hardly out of sight."""
+    joined: list[Sighting] = []
+    for stay in stays:
+        if joined and stay.first_seen - joined[-1].last_seen <= LONGEST_GAP:
+            last = joined.pop()
+            until = max(last.last_seen, stay.last_seen)
+            stay = Sighting(last.first_seen, until, last.detections + stay.detections)  # noqa: PLW2901
+        joined.append(stay)
+    return tuple(joined)
+
+
+def _places(readings: Sequence[Reading]) -> tuple[Place, ...]:
+    step = -(-len(readings) // MOST_PLACES)
+    return tuple(Place(one.frame, one.time, one.box) for one in readings[:: max(1, step)])
+
+
+def _rank(plate: Plate, vehicle: _Vehicle) -> tuple[float, float, str]:
     # Of plates seen together those of the nearer vehicles come first, unless they are less sure.
-    shot = max(_agreeing(sighting), key=_quality)
+    shot = max(_agreeing(vehicle), key=_quality)
     prominence = plate.confidence * shot.score**0.3 * shot.box.area**0.2
     prominence *= 1.0 if fits(plate.text) else 0.85
     return plate.first_seen, -prominence, plate.text
 
 
-def _agreeing(sighting: _Sighting) -> Iterator[Reading]:
-    exact = [reading for reading in sighting.readings if reading.text == sighting.text]
-    yield from exact or sighting.readings
+def _agreeing(vehicle: _Vehicle) -> Iterator[Reading]:
+    exact = [reading for reading in vehicle.readings if reading.text == vehicle.text]
+    yield from exact or vehicle.readings
 
 
 def _quality(reading: Reading) -> float:

@@ -6,11 +6,22 @@ import sys
 
 import pytest
 
-from processing.result import Analysis, Box, Plate, Reading, VideoInfo
+from processing.result import Alternative, Analysis, Box, Place, Plate, Reading, Sighting, VideoInfo
 
 ANALYSIS = Analysis(
     plates=(
-        Plate("AB12CDE", 0.9, 0.5, 2.25, 7, Box(1, 2, 3, 4)),
+        Plate(
+            "AB12CDE",
+            0.9,
+            0.5,
+            2.25,
+            7,
+            Box(1, 2, 3, 4),
+            alternatives=(Alternative("A812CDE", 0.25),),
+            regions=("eu",),
+            sightings=(Sighting(0.5, 1.0, 4), Sighting(2.0, 2.25, 3)),
+            places=(Place(12, 0.5, Box(1, 2, 3, 4)),),
+        ),
         Plate("XY99ZZZ", 0.5, 1.0, 1.0, 1),
     ),
     frames=100,
@@ -29,6 +40,14 @@ ANALYSIS = Analysis(
 
 def test_analysis_survives_json_and_back() -> None:
     assert Analysis.from_json(json.loads(json.dumps(ANALYSIS.to_json()))) == ANALYSIS
+
+
+def test_a_result_of_an_earlier_version_is_understood() -> None:
+    document = ANALYSIS.to_json()
+    for plate in document["plates"]:
+        for name in ("alternatives", "regions", "sightings", "places"):
+            del plate[name]
+    assert Analysis.from_json(document).plates[0].text == "AB12CDE"
 
 
 def test_reading_survives_json_and_back() -> None:

@@ -32,6 +32,11 @@ def test_words_clocks_and_dates_are_no_plates(raw: str) -> None:
     assert not is_plate(raw)
 
 
+def test_a_word_is_a_plate_where_only_plates_stand() -> None:
+    assert is_plate("BIMMIAN", worded=True)
+    assert not is_plate("12:34", worded=True)
+
+
 def test_normalised_text_keeps_letters_and_digits_only() -> None:
     assert normalise("ab-12 ·cde联") == "AB12CDE"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from processing.result import Box
+from processing.result import Box, Place, Sighting
 from processing.track import Tracker, plates, without_overlays
 from tests.processing.doubles import reading
 
@@ -52,6 +52,7 @@ def test_a_plate_seen_again_later_is_the_same_plate() -> None:
     (plate,) = found(passing("AB12CDE") + passing("AB12CDE", start=100))
     assert plate.detections == 10
     assert (plate.first_seen, plate.last_seen) == (0.0, 20.8)
+    assert plate.sightings == (Sighting(0.0, 0.8, 5), Sighting(20.0, 20.8, 5))
 
 
 def test_a_plate_seen_again_with_a_confusable_letter_is_the_same_plate() -> None:
@@ -112,6 +113,28 @@ def test_the_pictures_of_a_track_are_few_whatever_is_read() -> None:
     pictures = [one.crop for track in tracker.tracks for one in track.readings if one.crop]
     assert len(pictures) <= 8 * len(tracker.tracks)
     assert all(plate.crop for plate in plates(tracker.tracks))
+
+
+def test_a_plate_tells_what_else_was_read_and_which_regions_have_its_form() -> None:
+    frames = passing("AB12CDE", count=6)
+    frames[2] = [reading("A812CDE", 2, at=(220, 100))]
+    (plate,) = found(frames)
+    assert [one.text for one in plate.alternatives] == ["A812CDE"]
+    assert 0.1 < plate.alternatives[0].weight < 0.2
+    assert plate.regions == ("eu",)
+
+
+def test_a_plate_tells_where_it_was_in_each_frame_of_a_short_stay() -> None:
+    (plate,) = found(passing("AB12CDE"))
+    assert [place.frame for place in plate.places] == [0, 1, 2, 3, 4]
+    assert plate.places[1] == Place(1, 0.2, Box(160, 100, 100, 25))
+
+
+def test_the_places_of_a_long_stay_are_few_and_cover_all_of_it() -> None:
+    (plate,) = found([[reading("AB12CDE", frame)] for frame in range(1000)])
+    assert len(plate.places) == 200
+    assert plate.places[-1].frame >= 990
+    assert plate.detections == 1000
 
 
 def test_a_plate_that_is_held_is_in_view_without_being_read() -> None:
