@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 # Seconds until a connection ends whose peer takes nothing of what was sent.
 _PATIENCE = 60.0
-# Bytes that wait to be sent, beyond which the app has to wait.
+# Bytes that wait to be sent, beyond which the app has to wait; and those that the kernel keeps, of
+# which it would keep megabytes that are old when they are read.
 _HIGH_WATER = 16 * 1024
+_KERNEL = 32 * 1024
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -74,11 +76,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 def be_patient(transport: asyncio.Transport, seconds: float) -> None:
     """End a connection when nothing that was sent is taken for so long; keep little that waits."""
     transport.set_write_buffer_limits(_HIGH_WATER)
+    carrier = transport.get_extra_info("socket")
+    carrier.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL)
     # Not TCP: it is on this machine, where nobody vanishes without a trace.
     with suppress(OSError):
-        transport.get_extra_info("socket").setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000)
-        )
+        milliseconds = int(seconds * 1000)
+        carrier.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def let_go(transport: asyncio.Transport) -> None:

@@ -15,7 +15,15 @@ import redis
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
-from tests.acceptance.process import DEADLINE, Process, Server, Site, eventually, unavailable
+from tests.acceptance.process import (
+    DEADLINE,
+    Process,
+    Server,
+    Site,
+    eventually,
+    new_directory,
+    unavailable,
+)
 from tests.acceptance.raw import TUS, Connection, Tus
 
 if TYPE_CHECKING:
@@ -27,6 +35,24 @@ SCRIPT = Path(__file__).parent / "js" / "watch.mjs"
 FLAGS = ("--experimental-eventsource", "--experimental-websocket")
 
 Event = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[Site, Server]]:
+    """Share one server among the tests that do it no harm."""
+    with Site(new_directory(), KEEP_UPLOADS_SECONDS="-1") as site:
+        yield site, site.serve()
+    shutil.rmtree(site.directory)
+
+
+@pytest.fixture
+def site(shared: tuple[Site, Server]) -> Site:
+    return shared[0]
+
+
+@pytest.fixture
+def server(shared: tuple[Site, Server]) -> Server:
+    return shared[1]
 
 
 class Page:
@@ -106,8 +132,9 @@ def test_pages_watch_an_upload_and_its_analysis_to_the_end(
     tus.patch(upload, 1000, content[1000:])
     for page in watching:
         assert page.until(lambda one: one["event"] == "queue")["data"]["position"] == 1
-    site.work()
+    worker = site.work()
     seen = [page.end() for page in watching]
+    worker.stop()
     for events in seen:
         assert statuses(events) == ["uploading", "pending", "processing", "completed"]
         assert of(events, "job")[-1] == tus.job(upload)
@@ -151,8 +178,11 @@ def test_a_connection_that_takes_an_upload_over_is_told(
 
 
 def test_watchers_are_sent_away_when_the_server_ends_and_go_on_at_the_next_one(
-    site: Site, server: Server, tus: Tus
+    new_site: Callable[..., Site],
 ) -> None:
+    site = new_site()
+    server = site.serve()
+    tus = Tus(server.port)
     upload = tus.create(10)
     path = events_path(upload)
     socket = Page(site, "socket", f"ws://127.0.0.1:{server.port}{path.replace('events', 'ws')}")
@@ -171,7 +201,10 @@ def test_watchers_are_sent_away_when_the_server_ends_and_go_on_at_the_next_one(
         until_line(after, b"pending")
 
 
-def test_watchers_outlive_a_redis_that_is_killed(site: Site, server: Server, tus: Tus) -> None:
+def test_watchers_outlive_a_redis_that_is_killed(new_site: Callable[..., Site]) -> None:
+    site = new_site()
+    server = site.serve()
+    tus = Tus(server.port)
     upload = tus.create(10)
     watching = pages(site, server, upload)
     site.kill_redis()
