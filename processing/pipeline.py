@@ -6,12 +6,13 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from processing.ahead import ahead
 from processing.crop import picture
 from processing.gate import Gate, overlap
-from processing.result import Analysis, Reading
+from processing.result import Analysis, Box, Part, Reading
 from processing.text import is_plate, may_be_plate, normalise, plausibility
 from processing.track import Tracker, plates, without_overlays
 from processing.video import MOST_PIXELS, open_video
@@ -78,6 +79,7 @@ def analyse(
     min_confidence: float = 0.3,
     region: Region = "any",
     max_pixels: int = MOST_PIXELS,
+    part: Part | None = None,
     reason: str = "",
 ) -> Analysis:
     """Find and read the licence plates of a video or still image.
@@ -92,6 +94,7 @@ def analyse(
         min_confidence: plates below are left out, 0 to 1.
         region: whose plates' forms decide between characters that look alike.
         max_pixels: larger pictures are refused before one is decoded.
+        part: which part of it is analysed; None for all.
         reason: why this detector and reader run, for the result.
 
     Raises:
@@ -99,11 +102,11 @@ def analyse(
         NotAVideo: nothing can be decoded.
         TooLarge: a picture has more than `max_pixels`.
         OSError: the source cannot be read.
-        ValueError: `every` is below 1.
+        ValueError: `every` is below 1, or nothing of a frame lies within the part.
     """
     started = time.perf_counter()
     with open_video(source, max_pixels) as video:
-        search = _Search(video, detector, reader)
+        search = _Search(video, detector, reader, part or Part())
         search.run(every or _stride(video.info), on_progress)
         found = search.plates(min_confidence, region)
         detections = sum(plate.detections for plate in found)
@@ -122,16 +125,20 @@ def analyse(
             reader_reason=reason,
             engines={**detector.versions, **reader.versions},
             timings=dict(search.seconds),
-            warnings=tuple(_warnings(video)),
+            warnings=tuple(_warnings(video, part or Part())),
         )
 
 
 class _Search:
     """Take one video's frames through detector, reader and tracker."""
 
-    def __init__(self, video: Video, detector: PlateDetector, reader: PlateReader) -> None:
+    def __init__(
+        self, video: Video, detector: PlateDetector, reader: PlateReader, part: Part
+    ) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.analysed = 0
+        self._part = part
+        self._within = _clipped(part.within, video.info)
         self._video = video
         self._is_still = video.info.frames == 1
         self._detector = detector
@@ -142,7 +149,9 @@ class _Search:
         self._before = 0.0
 
     def run(self, every: int, on_progress: Callable[[Progress], None]) -> None:
-        with ahead(self._video.frames(every), _depth(self._video.info)) as frames:
+        due = self._video.frames(every, self._part.start, self._part.end)
+        most = self._part.most_frames
+        with ahead(islice(due, most), _depth(self._video.info)) as frames:
             # With a thread that decodes this is what it was waited for.
             for frame in self._timed("decode", frames):
                 self._tracker.add(self._read(frame))
@@ -155,9 +164,11 @@ class _Search:
             self._tracker.tracks, self._video.duration, self._video.info.height
         )
         found = plates(tracks, single_frame=self.analysed == 1, region=region)
-        return [plate for plate in found if plate.confidence >= min_confidence]
+        sure = [plate for plate in found if plate.confidence >= min_confidence]
+        return [_moved(plate, self._within) for plate in sure] if self._within else sure
 
-    def _read(self, frame: Frame) -> list[Reading]:
+    def _read(self, whole: Frame) -> list[Reading]:
+        frame = whole if self._within is None else _within(whole, self._within)
         with self._clock("detect"):
             candidates = self._detected(frame)
         with self._clock("read"):
@@ -290,6 +301,36 @@ def _overlap(one: Reading, other: Reading) -> bool:
     return min(width, height) > 0 and width * height > 0.5 * min(a.area, b.area)
 
 
+def _clipped(box: Box | None, info: VideoInfo) -> Box | None:
+    if box is None:
+        return None
+    left, top = max(0, box.x), max(0, box.y)
+    width = min(info.width, box.x + box.width) - left
+    height = min(info.height, box.y + box.height) - top
+    if width < 1 or height < 1:
+        raise ValueError(
+            f"Expected a region within {info.width} x {info.height} pixels, got"
+            f" {box.width} x {box.height} at {box.x},{box.y}"
+        )
+    return Box(left, top, width, height)
+
+
+def _within(frame: Frame, box: Box) -> Frame:
+    part = frame.image[box.y : box.y + box.height, box.x : box.x + box.width]
+    return replace(frame, image=part)
+
+
+def _moved(plate: Plate, by: Box) -> Plate:
+    def moved(box: Box) -> Box:
+        return replace(box, x=box.x + by.x, y=box.y + by.y)
+
+    return replace(
+        plate,
+        box=plate.box and moved(plate.box),
+        places=tuple(replace(place, box=moved(place.box)) for place in plate.places),
+    )
+
+
 def _depth(info: VideoInfo) -> int:
     # Frames in memory are few where they are large.
     return 2 if info.width * info.height <= AHEAD_PIXELS else 0
@@ -299,10 +340,13 @@ def _stride(info: VideoInfo) -> int:
     return max(1, round((info.fps or LIKELY_FPS) / FRAMES_PER_SECOND))
 
 
-def _warnings(video: Video) -> Iterable[str]:
+def _warnings(video: Video, part: Part) -> Iterable[str]:
     if video.undecodable:
         yield f"{video.undecodable} frames gave no picture and were left out"
     told, fps = video.info.frames, video.info.fps
+    if part.end is not None or part.most_frames is not None:
+        # It was not to be read to its end.
+        return
     if not fps or video.grabbed + video.undecodable >= 0.95 * told:
         return
     if video.duration < 0.95 * told / fps:

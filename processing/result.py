@@ -39,6 +39,23 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Say which part of a video is analysed.
+
+    Args:
+        start: seconds from the start of the stream; what comes before is not looked at.
+        end: likewise, what comes after is not; None for the end of the stream.
+        within: the part of each frame that is looked at; None for all of it.
+        most_frames: the analysis ends after so many analysed frames; None for no limit.
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    within: Box | None = None
+    most_frames: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
     """Hold what the container says of its video stream.
 

@@ -77,8 +77,13 @@ class Video:
         step = 1 / self.info.fps if self.info.fps else 0.0
         return self.position + step if self.grabbed else 0.0
 
-    def frames(self, every: int = 1) -> Iterator[Frame]:
+    def frames(
+        self, every: int = 1, start: float = 0.0, end: float | None = None
+    ) -> Iterator[Frame]:
         """Yield each `every`-th frame; those between are decoded but not converted.
+
+        Of `start` and `end`, seconds from the start of the stream, what lies before is decoded
+        but not converted either, and what lies behind is not decoded.
 
         Raises:
             DamagedVideo: the stream holds not one frame.
@@ -91,7 +96,9 @@ class Video:
             index = self.grabbed
             self.position = self._time(index)
             self.grabbed += 1
-            if index % every:
+            if end is not None and self.position > end:
+                return
+            if index % every or self.position < start:
                 continue
             image = self._picture()
             if image is None:

@@ -13,7 +13,7 @@ from processing.detect import Candidate
 from processing.engines import choose
 from processing.errors import EmptyVideo, NotAVideo
 from processing.pipeline import Progress, analyse, best_readings
-from processing.result import Text
+from processing.result import Box, Part, Text
 from processing.video import Frame
 from tests.processing.doubles import FixedDetector, FixedReader, quad
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from processing.engines import Engine
-    from processing.result import Analysis, Box
+    from processing.result import Analysis
     from processing.video import Image, Source
     from tests.processing.doubles import SharedFolder
     from tests.scene import Shown
@@ -226,6 +226,45 @@ def test_only_what_may_be_a_plate_is_looked_at_again(tiny_clip: Path) -> None:
     reader = Reader(views=(View(), View(tone="grey")))
     analyse(tiny_clip, FixedDetector(places), reader, ignore, every=20)
     assert asked == [2, 1]
+
+
+def test_only_the_part_that_is_asked_for_is_looked_at(tiny_clip: Path) -> None:
+    def part(asked: Part) -> tuple[int, float, float]:
+        found = analyse(tiny_clip, FixedDetector(), FixedReader(), ignore, every=1, part=asked)
+        assert found.warnings == ()
+        (plate,) = found.plates
+        return found.frames_analysed, plate.first_seen, round(plate.last_seen, 3)
+
+    assert part(Part(start=0.5, end=1.0)) == (6, 0.5, 1.0)
+    assert part(Part(start=1.5)) == (5, 1.5, 1.9)
+    assert part(Part(most_frames=3)) == (3, 0.0, 0.2)
+
+
+def test_boxes_within_a_region_are_in_pixels_of_the_frame(tiny_clip: Path) -> None:
+    sizes = set()
+
+    class Detector(FixedDetector):
+        def detect(
+            self, image: Image, within: Box | None = None, *, thorough: bool = False
+        ) -> list[Candidate]:
+            sizes.add(image.shape)
+            return super().detect(image, within)
+
+    region = Part(within=Box(200, 90, 1000, 60))
+    (plate,) = analyse(tiny_clip, Detector(), FixedReader(), ignore, part=region).plates
+    assert sizes == {(60, 120, 3)}
+    assert plate.box == plate.places[0].box == Box(210, 100, 80, 20)
+
+
+def test_a_region_beyond_the_frame_is_refused(tiny_clip: Path) -> None:
+    with pytest.raises(ValueError, match=r"within 320 x 192 pixels, got 10 x 10 at 320,0"):
+        analyse(
+            tiny_clip,
+            FixedDetector(),
+            FixedReader(),
+            ignore,
+            part=Part(within=Box(320, 0, 10, 10)),
+        )
 
 
 def test_a_plate_that_stands_still_is_seen_to_the_end_but_not_read_each_time(

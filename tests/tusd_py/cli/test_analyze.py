@@ -73,3 +73,61 @@ def test_an_unknown_reader_exits_with_2_and_names_the_known_ones(tmp_path: Path)
     done = run(tmp_path, "analyze", "x.mp4", "--plate-reader", "tesseract")
     assert done.returncode == 2
     assert "expected one of auto, rapidocr, easyocr, alpr, got 'tesseract'" in done.stderr
+
+
+def test_the_plates_are_printed_as_a_table_for_spreadsheets(
+    files: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = run(tmp_path, "analyze", files[2], "--csv", "--plate-reader", "rapidocr")
+    assert done.returncode == 0, done.stderr
+    names, row = done.stdout.splitlines()
+    assert names.startswith("number,text,confidence,")
+    assert row.startswith(f"0,{PLATE},")
+
+
+def test_a_part_of_a_video_is_analysed_and_drawn(files: tuple[str, ...], tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        *("analyze", files[4], "--json", "--plate-reader", "rapidocr", "--frame-skip", "1"),
+        *("--region", "150,100,350,160", "--max-frames", "2"),
+        *("--annotate", "out.webm", "--sheet", "out.png"),
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["frames_analysed"] == 2
+    (plate,) = document["plates"]
+    assert plate["text"] == PLATE
+    # In pixels of the whole frame.
+    assert 180 < plate["box"]["x"] < 240
+    assert plate["places"][0]["box"]["y"] > 140
+    sheet = cv2.imread(str(tmp_path / "out.png"))
+    assert sheet is not None
+    capture = cv2.VideoCapture(str(tmp_path / "out.webm"))
+    assert capture.read()[1].shape == (360, 640, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--start", "soon"], "--start: expected seconds, 0 or more, got 'soon'"),
+        (["--end", "-1"], "--end: expected seconds, 0 or more, got '-1'"),
+        (["--region", "1,2,3"], "--region: expected X,Y,W,H in pixels"),
+        (["--max-frames", "0"], "--max-frames: expected an integer from 1, got '0'"),
+        (["--frame-skip", "0"], "frame_skip: expected an integer from 1 to 1000, got '0'"),
+        (["--min-confidence", "2"], "min_confidence: expected a number from 0 to 1, got '2'"),
+        (["y.mp4", "--sheet", "out.png"], "--annotate and --sheet: expected one FILE"),
+    ],
+)
+def test_choices_of_another_form_exit_with_2(
+    words: list[str], sentence: str, tmp_path: Path
+) -> None:
+    done = run(tmp_path, "analyze", "x.mp4", *words)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
+def test_a_region_beyond_the_frame_is_told(files: tuple[str, ...], tmp_path: Path) -> None:
+    words = ("--region", "700,0,10,10", "--json", "--plate-reader", "rapidocr")
+    done = run(tmp_path, "analyze", files[2], *words)
+    assert done.returncode == 1
+    assert "Expected a region within 640 x 360 pixels" in json.loads(done.stdout)["error"]
