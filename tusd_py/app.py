@@ -288,8 +288,14 @@ def create_app(settings: Settings) -> Starlette:
     )
     files = Files(uploads, downloads, origin, exchange)
     polling = Polling(watches)
+
     jobs = Jobs(
-        info, data, origin, polling, remove=partial(cancel, uploads=uploads), retry=outbox.retry
+        info,
+        data,
+        origin,
+        polling,
+        remove=partial(cancel, uploads=uploads),
+        retry=partial(_retry, outbox=outbox, dispatcher=dispatcher),
     )
     listing = AllJobs(RedisListing(redis), data, origin, settings.admin_token or "")
     reader = Reader(jobs.find, info, outbox.position, data.result)
@@ -330,6 +336,11 @@ def create_app(settings: Settings) -> Starlette:
         ids,
     )
     return app
+
+
+async def _retry(job_id: str, outbox: RedisJobs, dispatcher: Dispatcher) -> None:
+    await to_thread.run_sync(outbox.retry, job_id)
+    dispatcher.wake()
 
 
 def _offered(settings: Settings, origin: Origin) -> Offered:

@@ -51,9 +51,9 @@ class Jobs:
         polling: Polling,
         *,
         remove: Callable[[str], Awaitable[None]],
-        retry: Callable[[str], None],
+        retry: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`remove` takes an upload away with all of its traces; `retry` blocks."""
+        """`remove` takes an upload away with all of its traces; `retry` begins a job anew."""
         self._info = info
         self._data = data
         self._origin = origin
@@ -132,7 +132,7 @@ class Jobs:
             job = await self.find(request.path_params["job_id"])
             if job.state is JobState.CANCELLED:
                 return problem(410, "the upload of this job was removed")
-            await to_thread.run_sync(self._retry, job.id)
+            await self._retry(job.id)
             seen = await self._see(request)
         except JobNotRetried as error:
             return problem(409, str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.job import MB, Job, JobState
+from storage.job import MB, Ended, Job, JobState
 
 
 def job(state: JobState, **fields: float | str | None) -> Job:
@@ -71,3 +71,27 @@ def test_the_states_are_exactly_the_six() -> None:
         JobState.FAILED,
         JobState.CANCELLED,
     }
+
+
+def test_an_end_that_a_newer_program_wrote_is_read_as_far_as_it_is_known() -> None:
+    ended = Ended(JobState.FAILED, 5.0, 6.0, "not a video", at=4.0)
+    assert Ended.from_json({**ended.to_json(), "mood": "sad"}) == ended
+
+
+@pytest.mark.parametrize(
+    ("job", "seconds"),
+    [
+        (job(JobState.UPLOADING, done=1, total=10, speed=3.0), 3.0),
+        (job(JobState.UPLOADING, done=1, total=10), None),
+        (job(JobState.UPLOADING, done=1, speed=3.0), None),
+        (job(JobState.PROCESSING, done=5, total=20, started_at=10.0, updated_at=20.0), 30.0),
+        (job(JobState.PROCESSING, done=0, total=20, started_at=10.0, updated_at=20.0), None),
+        (job(JobState.PROCESSING, done=5, total=20, updated_at=20.0), None),
+        (job(JobState.PROCESSING, done=5, total=20, started_at=30.0, updated_at=20.0), None),
+        (job(JobState.COMPLETED, done=20, total=20, started_at=10.0, updated_at=20.0), None),
+    ],
+)
+def test_what_a_state_may_take_still_is_told_where_it_can_be_known(
+    job: Job, seconds: float | None
+) -> None:
+    assert job.eta == seconds

@@ -96,6 +96,9 @@ def test_the_end_of_the_job_is_remembered_with_its_reason() -> None:
     ended = Ended(JobState.FAILED, 5.0, 6.0, "not a video")
     read = journal.parse(lines(line("complete", 1, 100, 3.0), ("ended", ended.to_json())))
     assert read.ended == ended
+    # It was tried again.
+    read = journal.parse(lines(("ended", ended.to_json()), ("ended", None)))
+    assert read.ended is None
 
 
 @given(cut=st.integers(min_value=0, max_value=200))

@@ -72,13 +72,16 @@ class Api:
         async def remove(job_id: str) -> None:
             await asyncio.to_thread(self.place.data.remove, job_id)
 
+        async def retry(job_id: str) -> None:
+            await asyncio.to_thread(self.place.jobs().retry, job_id)
+
         jobs = Jobs(
             RedisInfoStore(client),
             self.place.data,
             Origin(),
             Polling(Unwatched()),
             remove=remove,
-            retry=self.place.jobs().retry,
+            retry=retry,
         )
         return Starlette(
             routes=[
