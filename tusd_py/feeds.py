@@ -30,6 +30,8 @@ log = structlog.get_logger()
 # a crowd takes time that others need too.
 _PACE = 0.05
 _TOLD = 20_000
+# Watchers that are told before anything else may happen.
+_AT_ONCE = 256
 # Bases of URLs that one job is described with; nearly always it is one.
 _MOST_BASES = 8
 _GONE = (UploadNotFound, UploadGone, JournalDamaged)
@@ -97,42 +99,49 @@ class Feed:
         """Read the job whenever it may have changed, until cancelled."""
         async with watches.of(self.job_id) as watch:
             while True:
-                await self._look()
+                if await self._look():
+                    await self._ring()
+                self.tried.set()
                 await asyncio.sleep(max(_PACE, len(self.bells) / _TOLD))
                 await watch.wait()
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Read the job, and tell whether there is news."""
         try:
-            sight = await self._read(self.job_id)
+            return self.see(await self._read(self.job_id))
         except _GONE as error:
-            self._lose(error)
+            return self._lose(error)
         except StorageError as error:
             log.debug("feed.away", job=self.job_id, reason=str(error))
         except Exception:
             # Whoever watches would wait for ever; the next look may do better.
             log.exception("feed.failed", job=self.job_id)
-        else:
-            self.missing = None
-            self._see(sight)
-        self.tried.set()
+        return False
 
-    def _lose(self, error: StorageError) -> None:
+    def _lose(self, error: StorageError) -> bool:
         if self.sight is None and not isinstance(error, UploadGone):
             self.missing = error
-            self._ring()
-        elif self.sight is None or self.sight.job.state is not JobState.CANCELLED:
+            return True
+        if self.sight is None or self.sight.job.state is not JobState.CANCELLED:
             # It was here: so it was removed.
-            self._see(Sight(Job(self.job_id, JobState.CANCELLED)))
+            return self.see(Sight(Job(self.job_id, JobState.CANCELLED)))
+        return False
 
-    def _see(self, sight: Sight) -> None:
-        if sight != self.sight:
-            self.sight = sight
-            self._described.clear()
-            self._ring()
+    def see(self, sight: Sight) -> bool:
+        """Take what was read, and tell whether it is news."""
+        self.missing = None
+        if sight == self.sight:
+            return False
+        self.sight = sight
+        self._described.clear()
+        return True
 
-    def _ring(self) -> None:
-        for bell in self.bells:
+    async def _ring(self) -> None:
+        for number, bell in enumerate(tuple(self.bells), 1):
             bell.set()
+            if number % _AT_ONCE == 0:
+                # Requests of others come in between.
+                await asyncio.sleep(0)
 
 
 class Reader:

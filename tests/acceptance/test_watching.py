@@ -6,6 +6,8 @@ import http.client
 import json
 import shutil
 import signal
+import threading
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +148,74 @@ def test_pages_watch_an_upload_and_its_analysis_to_the_end(
     # The stream's client came again by itself, was told to stay away and did so.
     assert [one["event"] for one in seen[0]].count("open") == 1
     assert seen[1][-1] == {"event": "closed", "code": 1000}
+
+
+class Faithful:
+    """A client that comes again with what it saw last, until it is told to stay away (204)."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self.events: list[Event] = []
+        self._port = port
+        self._path = path
+        self._seen = ""
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def until(self, is_it: Callable[[Event], object]) -> Event:
+        return eventually(lambda: next(filter(is_it, list(self.events)), None), "event")
+
+    def end(self) -> list[Event]:
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+        return self.events
+
+    def _watch(self) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            with suppress(OSError, http.client.HTTPException):
+                headers = {"Last-Event-ID": self._seen} if self._seen else {}
+                with stream(self._port, self._path, **headers) as response:
+                    if response.status == 204:
+                        return
+                    self._take(response)
+            time.sleep(0.05)
+
+    def _take(self, response: http.client.HTTPResponse) -> None:
+        event: dict[str, str] = {}
+        while line := response.readline():
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            event[name] = value
+            if line == b"\n" and "data" in event:
+                self._seen = event["id"]
+                data = json.loads(event["data"])
+                self.events.append({"event": event["event"], "data": data})
+            event = {} if line == b"\n" else event
+
+
+def test_a_faithful_watcher_sees_each_plate_once_and_the_end_whatever_is_killed(
+    new_site: Callable[..., Site], clip: Clip
+) -> None:
+    site = new_site()
+    server = site.serve()
+    tus = Tus(server.port)
+    upload = tus.create(len(clip.content))
+    watcher = Faithful(server.port, events_path(upload))
+    watcher.until(lambda one: one["event"] == "job")
+    server.kill9()
+    server = site.serve(port=server.port)
+    tus.patch(upload, 0, clip.content)
+    watcher.until(lambda one: one["data"].get("status") == "pending")
+    site.kill_redis()
+    site.work()
+    watcher.until(lambda one: one["data"].get("status") == "processing")
+    server.kill9()
+    site.kill_redis()
+    site.serve(port=server.port)
+    events = watcher.end()
+    assert statuses(events)[-1] == "completed"
+    texts = [one["text"] for one in of(events, "plate")]
+    assert clip.plates[0] in texts
+    assert len(texts) == len(set(texts))
 
 
 def test_the_last_event_of_a_removed_job_is_cancelled(site: Site, server: Server, tus: Tus) -> None:

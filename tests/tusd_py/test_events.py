@@ -55,12 +55,14 @@ class Known:
             if job_id == "nobody":
                 feed.missing = UploadNotFound()
             else:
-                feed._see(Sight(Job(job_id, self._state)))
+                feed.see(Sight(Job(job_id, self._state)))
             self.feeds[job_id] = feed
         return self.feeds[job_id]
 
     def change(self, state: JobState, done: int = 0) -> None:
-        self.feeds[ID]._see(Sight(Job(ID, state, done=done)))
+        self.feeds[ID].see(Sight(Job(ID, state, done=done)))
+        for bell in self.feeds[ID].bells:
+            bell.set()
 
 
 class Client:

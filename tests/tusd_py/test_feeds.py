@@ -109,6 +109,23 @@ async def test_a_thousand_watchers_are_one_watch_and_one_reading_per_change() ->
     assert store.watches == 0
 
 
+async def test_while_a_crowd_is_told_requests_of_others_come_in_between() -> None:
+    store = Store(job())
+    feeds = feeds_of(store)
+    bells = [Bell() for _ in range(2000)]
+    async with AsyncExitStack() as stack:
+        for bell in bells:
+            await stack.enter_async_context(feeds.of([ID], bell))
+            bell.clear()
+        store.change(job(done=5))
+        seen = set()
+        async with asyncio.timeout(30):
+            while sum(bell.is_set() for bell in bells) < len(bells):
+                await asyncio.sleep(0)
+                seen.add(sum(bell.is_set() for bell in bells))
+        assert len(seen) > 3
+
+
 async def test_what_is_as_it_was_wakes_nobody() -> None:
     store, bell = Store(job()), Bell()
     async with feeds_of(store).of([ID], bell):

@@ -32,11 +32,8 @@ class Known(Feed):
 
     def __init__(self, sight: Sight | None, job_id: str = ID) -> None:
         super().__init__(job_id, unread, describe)
-        self.see(sight)
-
-    def see(self, sight: Sight | None) -> None:
-        self.sight = sight
-        self._described.clear()
+        if sight is not None:
+            self.see(sight)
 
 
 def at(state: JobState = JobState.PROCESSING, *plates: str, **fields: Any) -> Sight:
