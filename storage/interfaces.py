@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,7 +54,6 @@ class Writes(Protocol):
         """Return when nothing is under way any more."""
 
 
-@runtime_checkable
 class FileSink(Sink, Protocol):
     """Take many bytes at once into a file (storage.bulk). These methods block as well."""
 

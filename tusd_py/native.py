@@ -13,7 +13,6 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from storage.bell import Bell
-from storage.interfaces import FileSink
 from tusd_py.exchange import GRACE_SECONDS, Body, BodyEnd, complete_headers
 from tusd_py.framing import build_head
 from tusd_py.headers import Headers
@@ -23,7 +22,7 @@ from tusd_py.straight import Straight
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from storage.interfaces import Sink
+    from storage.interfaces import FileSink, Sink
     from tusd_py.ingest import HttpProtocol
     from tusd_py.protocol import Response
     from tusd_py.receiver import Receiver
@@ -150,7 +149,8 @@ class NativeExchange:
         front, here = self._front, len(self.body)
         apt = self.is_large and self._length - here >= _LARGE and not self._is_over()
         receiver = front.receiver if apt else None
-        if receiver is None or not receiver.has_room or not isinstance(sink, FileSink):
+        # To ask a protocol for all of its methods costs more than all else here.
+        if receiver is None or not receiver.has_room or not hasattr(sink, "splice"):
             self._later = Body(self._receive, chunk_size=front.chunk_size, stall=front.stall)
             return
         self._protocol.flow.pause_reading()
@@ -160,7 +160,6 @@ class NativeExchange:
 
     async def _move_straight(self, sink: Sink, limit: int, stop: asyncio.Event) -> BodyEnd:
         assert self._straight is not None  # noqa: S101  for mypy
-        # It was asked once; to ask costs more than all else here.
         end = await self._straight.move(cast("FileSink", sink), limit, stop)
         if end is BodyEnd.DONE:
             self._ended = end

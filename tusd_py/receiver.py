@@ -37,6 +37,8 @@ _LOW_WATER = 512 * 1024
 _LOW_WATER_DIRECT = 2**20
 # What is not more than this is taken without a thread.
 _LITTLE = 64 * 1024
+# What is here already and less than this waits in memory for what comes.
+_APART = 16 * 1024
 # Seconds after which bytes that trickle in are taken, so that progress shows.
 _PULSE = 1.0
 # Seconds for which a thread waits for a body that brings nothing, and serves one that goes on.
@@ -225,7 +227,9 @@ class Peer:
         """Move so many bytes from now on, those first that are `here`."""
         self.sink = sink
         self._begin, self._end = sink.offset, sink.offset + limit
-        if here and not sink.take([here]):
+        # What is past the page cache need not be synced out of it.
+        apart = sink.direct and len(here) >= _APART
+        if here and (apart or not sink.take([here])):
             self._here, self.flows = here, True
         self._interrupted = self._in_grace = False
 
@@ -303,11 +307,11 @@ class Peer:
     def pour(self, vessel: Vessel, dry: float, turn: float) -> BodyEnd | None:
         """Move what comes within `turn` seconds, unless for `dry` seconds it is not much."""
         until = time.monotonic() + turn
-        if self._here:
-            self.sink.write([self._here])
-            self._here = b""
+        end, left, more = None, self.left - len(self._here), True
         vessel.begin(self.sink)
-        end, left, more = None, self.left, True
+        if self._here:
+            vessel.put(self._here, self.sink)
+            self._here = b""
         self.flows = False
         while more and left and not self._interrupted:
             self._set_low_water(min(left, vessel.low_water))

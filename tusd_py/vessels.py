@@ -35,6 +35,9 @@ class Vessel(Protocol):
     def begin(self, sink: FileSink) -> None:
         """Get ready, being empty, for what goes to the end of this sink."""
 
+    def put(self, content: bytes, sink: FileSink) -> None:
+        """Take all of this, or bring it to the sink. Raises as `empty`."""
+
     def fill(self, peer: socket.socket, most: int) -> int:
         """Take what is there, at most `most`; 0: the peer has said all.
 
@@ -75,6 +78,9 @@ class Pipe:
 
     def begin(self, sink: FileSink) -> None:
         pass
+
+    def put(self, content: bytes, sink: FileSink) -> None:
+        sink.write([content])
 
     def fill(self, peer: socket.socket, most: int) -> int:
         most = min(most, self._size)
@@ -129,6 +135,15 @@ class Ring:
 
     def begin(self, sink: FileSink) -> None:
         self._first = self._last = sink.skew
+
+    def put(self, content: bytes, sink: FileSink) -> None:
+        while content:
+            start, count = self._block * self._size, min(len(content), self._size - self._last)
+            self._view[start + self._last : start + self._last + count] = content[:count]
+            self._last += count
+            content = content[count:]
+            if self.full:
+                self.empty(sink)
 
     def fill(self, peer: socket.socket, most: int) -> int:
         start = self._block * self._size

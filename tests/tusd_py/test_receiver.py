@@ -86,6 +86,8 @@ class Body:
 
     @property
     def content(self) -> bytes:
+        # The last of it may wait in memory: whatever comes late is little.
+        self.sink.write(())
         return self.path.read_bytes()
 
     async def has_moved(self, least: int) -> None:
@@ -170,6 +172,44 @@ async def test_a_body_is_stored_as_it_was_sent(
 
 def refused() -> Writes:
     raise Unsupported(errno.ENOSYS, "Function not implemented")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_what_comes_late_is_counted_while_it_waits_in_memory(
+    bodies: Bodies, policy: Policy
+) -> None:
+    body, content = bodies.begin(policy), no_two_alike(2 * MIB + 100)
+    body.send(content[: 2 * MIB])
+    receiving = bodies.start(body, len(content))
+    await body.has_moved(2 * MIB)
+    body.send(content[2 * MIB :])
+    assert await receiving is BodyEnd.MORE
+    assert body.sink.offset == len(content)
+    assert body.content == content
+
+
+@pytest.mark.parametrize("here", [100, 20_000, 3 * MIB + 5])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("before", [0, 3])
+async def test_what_is_here_already_comes_before_the_rest(
+    bodies: Bodies, policy: Policy, here: int, before: int
+) -> None:
+    body, content = bodies.begin(policy), no_two_alike(6 * MIB)
+    body.sink.write([content[:before]])
+    body.send(content[before + here :])
+    receive = bodies.receiver.receive
+    async with asyncio.timeout(DEADLINE):
+        end = await receive(
+            body.peer,
+            body.sink,
+            len(content) - before,
+            body.stop,
+            DEADLINE,
+            here=content[before : before + here],
+        )
+    assert end is BodyEnd.MORE
+    await bodies.receive_all(body, len(content))
+    assert body.content == content
 
 
 @pytest.mark.parametrize("writes", [None, refused])
