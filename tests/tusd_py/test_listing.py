@@ -6,12 +6,16 @@ import asyncio
 import base64
 import json
 import time
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from redis.asyncio import Redis
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -201,3 +205,37 @@ def test_a_query_that_means_nothing_is_refused_with_what_was_expected(
 ) -> None:
     with pytest.raises(InvalidQuery, match=sentence):
         Query.parse(QueryParams(query))
+
+
+NAMES = ("status", "created_after", "created_before", "filename", "plate", "limit", "cursor")
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.text())))
+def test_whatever_is_asked_is_understood_or_refused_in_a_sentence(
+    asked: list[tuple[str, str]],
+) -> None:
+    with suppress(InvalidQuery):
+        Query.parse(QueryParams(asked))
+
+
+@given(moment=st.datetimes(timezones=st.timezones()), lower=st.booleans())
+def test_every_time_of_rfc_3339_is_read(moment: datetime, *, lower: bool) -> None:
+    # It knows no seconds in offsets, which zones of old have.
+    moment = moment.astimezone(UTC)
+    text = moment.isoformat()
+    query = Query.parse(QueryParams({"created_after": text.lower() if lower else text}))
+    assert query.until == pytest.approx(moment.timestamp(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:01z", 1.0),
+        ("1970-01-01t00:00:01.5000000001+00:00", 1.5000000001),
+        ("1970-01-01T01:00:00+01:00", 0.0),
+        ("2016-12-31T23:59:60Z", 1_483_228_800.0),
+        ("0000-01-01T00:00:00Z", -62_135_596_800.0),
+    ],
+)
+def test_odd_times_of_rfc_3339_are_read_too(text: str, seconds: float) -> None:
+    assert Query.parse(QueryParams({"created_after": text})).until == seconds
