@@ -25,6 +25,9 @@ CONFUSABLE = str.maketrans("OQDIBSZG", "00018526")
 SUPPORT = {1: 0.45, 2: 0.75, 3: 0.95}
 # Texts of one track whose best picture is kept.
 MOST_SHOTS = 8
+# Measured on still images: readers are surer than they are right, and nothing there confirms them.
+ONE_LOOK = 0.95
+UNUSUAL = 0.85
 # What is told of each plate, at most.
 MOST_ALTERNATIVES = 5
 MOST_PLACES = 200
@@ -278,12 +281,12 @@ def _gap(one: _Vehicle, other: _Vehicle) -> float:
 def _plate(vehicle: _Vehicle, region: Region, *, single_frame: bool) -> Plate:
     text = settled(vehicle.verdict, region)
     frames = {reading.frame for reading in vehicle.readings}
-    support = 1.0 if single_frame else SUPPORT.get(len(frames), 1.0)
+    support = ONE_LOOK if single_frame else SUPPORT.get(len(frames), 1.0)
     shot = max(_agreeing(vehicle), key=_quality)
     stays = _stays(vehicle.stays)
     return Plate(
         text=text,
-        confidence=vehicle.verdict.confidence * support * plausibility(text),
+        confidence=vehicle.verdict.confidence * support * plausibility(text) * _form(text),
         first_seen=vehicle.readings[0].time,
         last_seen=vehicle.until,
         detections=sum(stay.detections for stay in stays),
@@ -294,6 +297,11 @@ def _plate(vehicle: _Vehicle, region: Region, *, single_frame: bool) -> Plate:
         sightings=stays,
         places=_places(vehicle.readings),
     )
+
+
+def _form(text: str) -> float:
+    # Of texts that have the form of no known plate more are misread.
+    return 1.0 if fits(text) or text.isdigit() else UNUSUAL
 
 
 def _alternatives(verdict: Verdict, text: str) -> tuple[Alternative, ...]:
@@ -322,7 +330,6 @@ def _rank(plate: Plate, vehicle: _Vehicle) -> tuple[float, float, str]:
     # Of plates seen together those of the nearer vehicles come first, unless they are less sure.
     shot = max(_agreeing(vehicle), key=_quality)
     prominence = plate.confidence * shot.score**0.3 * shot.box.area**0.2
-    prominence *= 1.0 if fits(plate.text) else 0.85
     return plate.first_seen, -prominence, plate.text
 
 
