@@ -269,7 +269,9 @@ def shrink(image: Image, side: int) -> tuple[Image, float]:
     scale = min(1.0, side / max(image.shape[:2]))
     if scale == 1.0:
         return image, scale
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    # A strip keeps its one line of pixels.
+    size = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.uint8), scale
 
 

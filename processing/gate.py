@@ -83,7 +83,9 @@ class Gate:
         if number % (self._keyframes * REFRESH) == 0:
             return self._everything()
         changed = self._changes() if number % self._keyframes == 0 else ()
-        boxes = merged([*changed, *(_around(box, self._size) for box in expected)])
+        frame = Box(0, 0, *self._size)
+        near = (_around(box, self._size) for box in expected if overlap(box, frame))
+        boxes = merged([*changed, *near])
         if sum(box.area for box in boxes) > MOST_OF_IT * self._size[0] * self._size[1]:
             return self._everything()
         for box in boxes:

@@ -82,6 +82,12 @@ def test_geometry_admits_the_shapes_of_plates(width: int, height: int, *, admitt
     assert PlateGeometry().admits(candidate, image_width=1000) is admitted
 
 
+@pytest.mark.parametrize("part", [Box(0, 0, 1280, 1), Box(0, 0, 1, 720), Box(1279, 719, 1, 1)])
+def test_text_detector_finds_nothing_in_a_strip(part: Box) -> None:
+    picture = np.full((720, 1280, 3), 90, np.uint8)
+    assert TextPlateDetector(threads=1).detect(picture, part) == []
+
+
 def test_geometry_refuses_a_line_across_the_whole_picture() -> None:
     assert not PlateGeometry().admits(Candidate(quad(0, 5, 195, 40), 0.9), image_width=200)
 
@@ -89,6 +95,7 @@ def test_geometry_refuses_a_line_across_the_whole_picture() -> None:
 def test_shrink_never_enlarges() -> None:
     image = np.zeros((90, 160, 3), np.uint8)
     assert shrink(image, 960) == (image, 1.0)
+    assert shrink(np.zeros((1, 400, 3), np.uint8), 80)[0].shape == (1, 80, 3)
     small, scale = shrink(image, 80)
     assert (small.shape, scale) == ((45, 80, 3), 0.5)
 

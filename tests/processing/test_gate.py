@@ -100,13 +100,12 @@ def test_where_much_changes_all_is_looked_at() -> None:
     assert glance(gate, road(Box(0, 0, 1280, 600))).whole
 
 
-def test_a_plate_expected_beyond_the_border_is_looked_for_within_the_frame() -> None:
+def test_a_plate_expected_beyond_the_border_is_not_looked_for() -> None:
     gate = Gate(3)
     glance(gate, road())
-    (box,) = glance(gate, road(), Box(1400, 800, 100, 25)).boxes
-    assert box.x < SIZE[0]
-    assert box.y < SIZE[1]
-    assert min(box.width, box.height) >= 1
+    assert glance(gate, road(), Box(1400, 800, 100, 25)).boxes == ()
+    (box,) = glance(gate, road(), Box(1250, 700, 100, 25)).boxes
+    assert (box.x + box.width, box.y + box.height) == SIZE
 
 
 def test_boxes_that_overlap_become_one() -> None:
