@@ -12,7 +12,7 @@ from starlette.responses import Response
 from storage.errors import JobNotRetried, RecordTooNew, StorageError, UploadNotFound
 from storage.job import JobState
 from tusd_py.headers import Headers
-from tusd_py.polling import Polling, parse_wait
+from tusd_py.polling import Polling, Together, parse_wait
 from tusd_py.problems import NO_STORE, problem, refused
 from tusd_py.protocol import is_upload_id
 from tusd_py.resource import JobResource
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 
 # No video shows so many plates.
 _PLATE_DIGITS = 6
+
+
+class _Asked(NamedTuple):
+    """Say what job a client asks for, and behind what it wants addresses."""
+
+    job_id: str
+    base: str
 
 
 class _Seen(NamedTuple):
@@ -60,6 +67,7 @@ class Jobs:
         self._polling = polling
         self._remove = remove
         self._retry = retry
+        self._together = Together(self._see)
 
     async def job(self, request: Request) -> Response:
         """Answer GET with the job, and cancel it on DELETE."""
@@ -73,7 +81,11 @@ class Jobs:
     async def _status(self, request: Request) -> Response:
         headers = Headers(request.scope["headers"])
         known, wait = _tags(headers), parse_wait(headers)
-        seen = await self._awaited(request, known, wait) if wait else await self._see(request)
+        asked = self._asked(request, headers)
+        if wait:
+            seen = await self._awaited(asked, known, wait, request)
+        else:
+            seen = await self._see(asked)
         fields = {**NO_STORE, "vary": "Prefer"}
         if wait:
             fields["preference-applied"] = f"wait={wait}"
@@ -84,29 +96,28 @@ class Jobs:
             return Response(status_code=304, headers=fields)
         return _json(seen.body, 200, fields)
 
-    async def _awaited(self, request: Request, known: set[str], wait: int) -> _Seen:
+    def _asked(self, request: Request, headers: Headers) -> _Asked:
+        return _Asked(request.path_params["job_id"], self._origin.of(request.scope, headers).base)
+
+    async def _awaited(self, asked: _Asked, known: set[str], wait: int, request: Request) -> _Seen:
         """Wait for what the client does not know; without a tag, for the next change."""
         if not known:
-            before = await self._see(request)
+            before = await self._see(asked)
             if before.job.state.terminal:
                 return before
             known = {before.etag}
         return await self._polling.until(
-            request.path_params["job_id"],
-            lambda: self._see(request),
+            asked.job_id,
+            lambda: self._together.read(asked),
             lambda seen: not {"*", seen.etag} & known,
             wait,
             request,
         )
 
-    async def _see(self, request: Request) -> _Seen:
-        job = await self.find(request.path_params["job_id"])
-        return await self._seen(request, job)
-
-    async def _seen(self, request: Request, job: Job) -> _Seen:
+    async def _see(self, asked: _Asked) -> _Seen:
+        job = await self.find(asked.job_id)
         upload = await self._upload(job)
-        base = self._origin.of(request.scope, Headers(request.scope["headers"])).base
-        body = JobResource.of_upload(job, upload, base).model_dump_json().encode()
+        body = JobResource.of_upload(job, upload, asked.base).model_dump_json().encode()
         digest = hashlib.sha256(body).hexdigest()[:32]
         return _Seen(job, body, f'"{digest}"')
 
@@ -133,7 +144,7 @@ class Jobs:
             if job.state is JobState.CANCELLED:
                 return problem(410, "the upload of this job was removed")
             await self._retry(job.id)
-            seen = await self._see(request)
+            seen = await self._see(self._asked(request, Headers(request.scope["headers"])))
         except JobNotRetried as error:
             return problem(409, str(error))
         except StorageError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from tusd_py.headers import Headers
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 # Seconds; what clients and proxies between take for a connection that is dead is longer.
@@ -44,6 +45,28 @@ def parse_wait(headers: Headers) -> int:
         if found := _WAIT.fullmatch(preference):
             return min(int(found[1]), MOST_SECONDS)
     return 0
+
+
+class Together(Generic[K, T]):
+    """Read once for all who ask at the same moment, as those do who were woken together."""
+
+    def __init__(self, read: Callable[[K], Awaitable[T]]) -> None:
+        self._read = read
+        self._coming: dict[K, asyncio.Task[T]] = {}
+
+    async def read(self, key: K) -> T:
+        """Return what was read after this was called."""
+        task = self._coming.get(key)
+        if task is None:
+            task = self._coming[key] = asyncio.create_task(self._begin(key))
+        # One that is cancelled takes it from nobody.
+        return await asyncio.shield(task)
+
+    async def _begin(self, key: K) -> T:
+        # The others of this turn of the loop join; who comes later reads anew.
+        await asyncio.sleep(0)
+        del self._coming[key]
+        return await self._read(key)
 
 
 class Polling:

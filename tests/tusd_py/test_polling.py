@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from tusd_py.headers import Headers
-from tusd_py.polling import Polling, parse_wait
+from tusd_py.polling import Polling, Together, parse_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -129,3 +129,38 @@ async def test_a_client_that_went_away_is_not_waited_for() -> None:
     place.gone.set()
     assert await poll == "old"
     assert place.watched == 0
+
+
+async def test_what_many_ask_at_once_is_read_once_and_after_they_asked() -> None:
+    begun: list[str] = []
+    may_end = asyncio.Event()
+
+    async def read(key: str) -> int:
+        begun.append(key)
+        await may_end.wait()
+        return len(begun)
+
+    together = Together(read)
+    first = [asyncio.create_task(together.read("job")) for _ in range(3)]
+    while not begun:
+        await asyncio.sleep(0)
+    # What is on its way may have been read before this one asks.
+    late = asyncio.create_task(together.read("job"))
+    other = asyncio.create_task(together.read("other"))
+    first[0].cancel()
+    while len(begun) < 3:
+        await asyncio.sleep(0)
+    may_end.set()
+    assert begun == ["job", "job", "other"]
+    assert await asyncio.gather(*first[1:], late, other) == [3, 3, 3, 3]
+
+
+async def test_an_error_is_everybodys() -> None:
+    async def read(key: str) -> int:
+        raise LookupError(key)
+
+    together = Together(read)
+    asking = [asyncio.create_task(together.read("job")) for _ in range(2)]
+    for task in asking:
+        with pytest.raises(LookupError, match="job"):
+            await task
