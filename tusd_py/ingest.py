@@ -5,6 +5,7 @@ It reads HTTP/1.1 as RFC 9112 has it; what is no such request is refused here, b
 
 from __future__ import annotations
 
+import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -419,7 +420,7 @@ class _Request:
     def __init__(self, protocol: HttpProtocol, app: ASGIApp) -> None:
         self._protocol = protocol
         self._app = app
-        self._broken = self._ended = False
+        self._broken = self._ended = self._endless = False
 
     def break_off(self) -> None:
         """End the body where it is: what follows cannot be read."""
@@ -464,7 +465,19 @@ class _Request:
         elif self._broken and not cycle.response_started:
             self._swallow(message)
         else:
+            if cycle.scope["http_version"] == "1.0":
+                self._end_by_closing(message)
             await self._send(self._closing(message))
+
+    def _end_by_closing(self, message: Message) -> None:
+        """Send what has no length without chunks: HTTP/1.0 has none (RFC 9112, section 6.1)."""
+        cycle = self.cycle
+        if message["type"] == "http.response.start":
+            if all(name.lower() != b"content-length" for name, _ in message["headers"]):
+                self._endless, cycle.keep_alive = True, False
+                cycle.chunked_encoding, cycle.expected_content_length = False, sys.maxsize
+        elif self._endless and not message.get("more_body", False):
+            cycle.expected_content_length = len(message.get("body", b""))
 
     def _inform(self, message: Message) -> None:
         cycle = self.cycle

@@ -77,6 +77,12 @@ class App:
         return any(len(cycle.body) == size for cycle in cycles if cycle is not None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/endless":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for body in (b"without ", b"end"):
+                more = body != b"end"
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+            return
         if scope["path"].startswith("/watch/"):
             await self._be_watched(scope["path"], receive, send)
             return
@@ -486,6 +492,14 @@ def test_who_says_that_it_has_ended_listens_no_more_to_an_answer_without_an_end(
         assert b"here" in connection._until(b"here") + b"here"
         connection.end()
         eventually(lambda: app.endings.get("/watch/half"), "end of the answer")
+
+
+def test_an_answer_without_a_length_has_no_chunks_in_http_1_0(ours: tuple[App, int]) -> None:
+    with Connection(ours[1]) as connection:
+        connection.send(b"GET /endless HTTP/1.0\r\n\r\n")
+        answer = connection.receive()
+    assert "transfer-encoding" not in answer.headers
+    assert answer.body == b"without end"
 
 
 @pytest.mark.parametrize("path", ["/take", "/ws/take", "/take?x=/ws"])
