@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 _BATCH = 200
 # Jobs that one call looks at beside the running ones.
-_PAGE = 50
+_PAGE = 500
 # Seconds.
 _FULL_PASS = 600.0
 
@@ -90,11 +90,13 @@ class Reconciler:
         self._listed = self._listed + _PAGE if len(page) == _PAGE else 0
         ids = sorted(likely | set(page))
         active = self._jobs.active(ids)
+        waiting = self._rq.waiting() if active else set()
         # The outbox before RQ: what left it in between is found there.
         return [
             upload_id
             for upload_id in ids
             if upload_id in active
+            and upload_id not in waiting
             and self._redis.zscore(schema.OUTBOX, upload_id) is None
             and self._rq.is_lost(upload_id)
         ]

@@ -205,9 +205,13 @@ class RqQueue:
             for one in queue.failed_job_registry.get_job_ids(cleanup=False)
         }
 
+    def waiting(self) -> set[str]:
+        """Return the ids of jobs that wait in a queue."""
+        return {one for queue in self.queues for one in queue.get_job_ids()}
+
     def ids(self) -> set[str]:
         """Return the ids of jobs that wait or that a worker has taken."""
-        return {one for queue in self.queues for one in queue.get_job_ids()} | self.running()
+        return self.waiting() | self.running()
 
     def delete(self, job_id: str) -> None:
         """Remove every trace of the job; idempotent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from storage.redis_locker import RedisLocker, end, process_identity
 from tests.storage.place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -50,7 +50,8 @@ def locker(redis: Redis) -> Lockers:
 
 
 @pytest.fixture
-def place(redis_url: str, tmp_path: Path) -> Place:
+def place(redis_url: str, tmp_path: Path) -> Iterator[Place]:
     data = FileStore(tmp_path)
     data.prepare()
-    return Place(redis_url, data, tmp_path)
+    with closing(Place(redis_url, data, tmp_path)) as place:
+        yield place

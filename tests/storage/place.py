@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from redis import Redis
+
     from storage.filestore import FileStore
 
 VIDEO = b"not really a video"
@@ -44,12 +46,19 @@ class Place:
     url: str
     data: FileStore
     directory: Path
+    clients: list[Redis] = field(default_factory=list)
 
     def jobs(self, retention: Retention | None = None) -> RedisJobs:
         """Return the jobs as a new process sees them."""
         text, raw = redis_sync.clients(self.url)
+        self.clients.extend((text, raw))
         queue = RqQueue(raw, Lanes.parse("tests"), "worker.analyse", TimeLimit(60))
         return RedisJobs(text, queue, self.data, retention or Retention())
+
+    def close(self) -> None:
+        """Close the clients of all jobs: they are part of a cycle, and go nobody knows when."""
+        for client in self.clients:
+            client.close()
 
     @property
     def text(self) -> Any:

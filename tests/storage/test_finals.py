@@ -7,8 +7,8 @@ import itertools
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -30,7 +30,7 @@ from storage.sweeper import Retention
 from storage.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
 DAY = 86_400.0
@@ -44,12 +44,19 @@ class Place:
     url: str
     data: FileStore
     directory: Path
+    clients: list[redis.Redis] = field(default_factory=list)
 
     def jobs(self, max_size: int = MOST) -> RedisJobs:
         """Return the jobs as a new process sees them."""
         text, raw = redis_sync.clients(self.url)
+        self.clients.extend((text, raw))
         queue = RqQueue(raw, Lanes.parse("tests"), "worker.analyse", TimeLimit(60))
         return RedisJobs(text, queue, self.data, Retention(), max_size)
+
+    def close(self) -> None:
+        """Close the clients of all jobs: they are part of a cycle, and go nobody knows when."""
+        for client in self.clients:
+            client.close()
 
     @property
     def text(self) -> Any:
@@ -132,10 +139,11 @@ class Place:
 
 
 @pytest.fixture
-def place(redis_url: str, tmp_path: Path) -> Place:
+def place(redis_url: str, tmp_path: Path) -> Iterator[Place]:
     data = FileStore(tmp_path)
     data.prepare()
-    return Place(redis_url, data, tmp_path)
+    with closing(Place(redis_url, data, tmp_path)) as place:
+        yield place
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
