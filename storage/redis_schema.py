@@ -113,6 +113,8 @@ local parts = job + tonumber(ARGV[6])
 redis.call('HSET', KEYS[1], unpack(ARGV, parts + 1))
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
 if ARGV[7] ~= '' then redis.call('SET', KEYS[6], ARGV[7], 'PX', ARGV[8]) end
+-- The journal knows better than a job that was cancelled, if its id is in use again.
+if redis.call('HGET', KEYS[2], 'state') == 'cancelled' then redis.call('DEL', KEYS[2]) end
 if job > 8 and redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('HSET', KEYS[2], unpack(ARGV, 9, job))
   redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])

@@ -165,12 +165,12 @@ class Filling:
 
     async def _remove(self) -> None:
         uploads, upload = self._uploads, self._upload
+        # No tombstone: it was never complete, and its id is wanted again. What a Redis that is
+        # away still says of it is overwritten then, or mended like all that has no journal.
         with suppress(StorageError):
-            # The tombstone comes first: whatever happens now, it stays removed.
-            await to_thread.run_sync(uploads.data.remove, upload.id)
-            with suppress(UploadNotFound):
-                await uploads.info.terminate(upload, time.time() + uploads.limits.expiration)
             await to_thread.run_sync(uploads.data.purge, upload.id)
+        with suppress(StorageError):
+            await uploads.info.terminate(upload, time.time() + uploads.limits.expiration)
 
 
 async def mend(uploads: Uploads, upload_id: str) -> None:

@@ -505,11 +505,10 @@ async def test_a_redis_that_is_away_from_any_step_on_is_told_and_no_byte_is_left
         request = await site.post(form(FILE, *FIELDS), X_Job_ID=ID)
     assert request.status == 503
     assert request.answer["detail"] == "the storage does not answer just now: send it again"
-    # The tombstone stays, lest Redis, when it is back, has the last word.
-    assert site.files() == {f"{ID}.log"}
-    with pytest.raises(UploadGone):
-        site.uploads.data.recover(ID)
+    assert site.files() == set()
     assert await site.queued() == []
+    again = await site.post(form(FILE, *FIELDS), X_Job_ID=ID)
+    assert (again.status, site.content(ID), await site.queued()) == (200, VIDEO, [ID])
 
 
 @pytest.mark.parametrize("step", ["expect", "commit", "describe"])
