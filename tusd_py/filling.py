@@ -8,6 +8,7 @@ from base64 import b64encode
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from math import inf, nextafter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -54,9 +55,15 @@ _PAUSE = 0.25
 class Filling:
     """Make an upload of a form; none is left of one that fails, and its id can be used again."""
 
-    def __init__(self, uploads: Uploads, upload: Upload, form: Form, exchange: Exchange) -> None:
-        """Store `upload` first; its metadata are not complete before the form is."""
+    def __init__(
+        self, uploads: Uploads, upload: Upload, form: Form, exchange: Exchange, *, named: bool
+    ) -> None:
+        """Store `upload` first; its metadata are not complete before the form is.
+
+        `named` tells that its id was chosen by the client, who may use it again.
+        """
         self._uploads = uploads
+        self._named = named
         self._upload = upload
         self._rest = _Rest(form, exchange, uploads.info, upload.metadata)
         # Since when Redis has been away, with so many bytes passed.
@@ -104,16 +111,16 @@ class Filling:
 
     async def _catch_up(self, journal: Upload) -> None:
         """Give a record that Redis rolled back what was known of it."""
-        if journal.offset != self._rest.form.passed:
+        if not self._owns(journal) or journal.offset != self._rest.form.passed:
             raise FormError(Fault.LOST)
         await catch_up(journal, self._uploads)
 
     async def _hold(self) -> bool:
+        lease: Lease | None = None
         async with AsyncExitStack() as held:
             try:
                 holding = self._uploads.leases.hold(self._upload.id, partial(mend, self._uploads))
                 lease = await held.enter_async_context(holding)
-                self._upload = lease.upload
                 return await self._run(lease)
             except (LockLost, RecordBehind):
                 raise
@@ -124,7 +131,7 @@ class Filling:
                 if await self._shall_wait(error):
                     return False
                 # Before anybody else may have it.
-                await to_the_end(self._remove())
+                await to_the_end(self._remove(held=lease is not None))
                 raise
 
     async def _shall_wait(self, error: BaseException) -> bool:
@@ -141,6 +148,9 @@ class Filling:
 
     async def _run(self, lease: Lease) -> bool:
         known, passed = lease.upload, self._rest.form.passed
+        if not self._owns(known):
+            raise FormError(Fault.LOST)
+        self._upload = known
         if known.offset < passed:
             journal = await to_thread.run_sync(self._uploads.data.look, known.id)
             raise RecordBehind(journal)
@@ -163,14 +173,38 @@ class Filling:
             raise cut_short(self._rest.form, end)
         return end is BodyEnd.DONE
 
-    async def _remove(self) -> None:
+    async def _remove(self, *, held: bool = False) -> None:
         uploads, upload = self._uploads, self._upload
-        # No tombstone: it was never complete, and its id is wanted again. What a Redis that is
-        # away still says of it is overwritten then, or mended like all that has no journal.
         with suppress(StorageError):
-            await to_thread.run_sync(uploads.data.purge, upload.id)
+            await to_thread.run_sync(self._purge, held)
+        # What a Redis that is away still says is mended like all that has no journal.
         with suppress(StorageError):
             await uploads.info.terminate(upload, time.time() + uploads.limits.expiration)
+
+    def _purge(self, held: bool) -> None:  # noqa: FBT001  a thread calls it
+        """Remove it for good, if it is still this one.
+
+        What is complete is kept for who can ask for it again by its name.
+        """
+        data, upload_id = self._uploads.data, self._upload.id
+        journal, _ = data.recover(upload_id)
+        if not self._owns(journal) or (self._named and journal.complete):
+            return
+        if held or not self._named:
+            data.remove(upload_id)
+        elif not data.expire(upload_id, just_behind(journal)):
+            return
+        # Until here nobody could create another one.
+        data.purge(upload_id)
+
+    def _owns(self, found: Upload) -> bool:
+        """Tell whether it is the one that was made here: its id may have been used again."""
+        return found.created_at == self._upload.created_at
+
+
+def just_behind(upload: Upload) -> float:
+    """Return a time at which it has expired, and none of its id that was made later."""
+    return nextafter(upload.expires_at, inf)
 
 
 async def mend(uploads: Uploads, upload_id: str) -> None:

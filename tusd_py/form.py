@@ -30,6 +30,7 @@ from tusd_py.filling import (
     catch_up,
     content_length,
     cut_short,
+    just_behind,
     mend,
 )
 from tusd_py.headers import InvalidHeader, parse_key
@@ -108,7 +109,8 @@ class Forms:
         else:
             await self._look(form, exchange)
             upload = await self._begin(name, form, exchange.headers)
-            await Filling(self._uploads, upload, form, exchange).run()
+            filling = Filling(self._uploads, upload, form, exchange, named=name.given)
+            await filling.run()
             size = form.received
         # To who is asked again this is what it was the first time.
         url = self._origin.of(scope, exchange.headers).address(f"/jobs/{name.job_id}")
@@ -153,10 +155,10 @@ class Forms:
             raise FormError(Fault.TAKEN) from None
         if known.fingerprint != name.fingerprint:
             raise FormError(Fault.KEY_REUSED if name.keyed else Fault.TAKEN)
-        if known.complete and not name.keyed:
-            raise FormError(Fault.TAKEN)
         if known.complete:
             await self._see_to(known)
+            if not name.keyed:
+                raise FormError(Fault.TAKEN)
             return known
         await self._clear(known)
         return None
@@ -176,7 +178,9 @@ class Forms:
         """Remove what is unfinished, unless somebody is about it."""
         uploads = self._uploads
         idle = await uploads.leases.idle(left.id)
-        if not idle or not await to_thread.run_sync(uploads.data.expire, left.id, float("inf")):
+        if not idle or not await to_thread.run_sync(
+            uploads.data.expire, left.id, just_behind(left)
+        ):
             raise FormError(Fault.BUSY)
         await to_thread.run_sync(uploads.data.purge, left.id)
 

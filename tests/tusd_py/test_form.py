@@ -431,6 +431,42 @@ async def test_a_redis_that_is_emptied_meanwhile_gets_the_upload_back(
     assert record.described == site.described(ID) == said
 
 
+async def test_a_form_that_was_overtaken_leaves_the_upload_of_its_id_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, goes_on, take = asyncio.Event(), asyncio.Event(), RedisLocker.take
+    answers = ["lock", "away"]
+
+    async def away(*_: Any) -> None:
+        raise StoreUnavailable("Redis does not answer: away")
+
+    async def take_once(self: RedisLocker, *args: Any) -> Any:
+        return await (away() if answers.pop(0) == "away" else take(self, *args))
+
+    async def wait(*_: Any) -> bool:
+        if not answers:
+            # It holds nothing now, and who sends the same again is sooner.
+            waits.set()
+            await goes_on.wait()
+        return True
+
+    first = site.request(X_Job_ID=ID)
+    with monkeypatch.context() as patched:
+        patched.setattr(RedisInfoStore, "expect", away)
+        patched.setattr(RedisLocker, "take", take_once)
+        patched.setattr(Filling, "_shall_wait", wait)
+        running = first.begin(form(FILE, *FIELDS)[:-40])
+        async with asyncio.timeout(60):
+            await waits.wait()
+    second = await site.post(form(part(NAMED, VIDEO * 2)), X_Job_ID=ID)
+    assert second.status == 200
+    goes_on.set()
+    first.end(form(FILE, *FIELDS)[-40:])
+    await running
+    assert first.status == 409
+    assert (site.content(ID), await site.queued()) == (VIDEO * 2, [ID])
+
+
 async def test_an_upload_to_which_somebody_added_bytes_is_given_up(site: Site) -> None:
     request = site.request(X_Job_ID=ID)
     running = await begun(site, request)
@@ -481,8 +517,9 @@ ALL = (*STEPS, "raise_to", "restore", "find", "terminate")
 
 
 @pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("named", [{"X_Job_ID": ID}, {}])
 async def test_a_redis_that_is_away_from_any_step_on_is_told_and_no_byte_is_left(
-    site: Site, monkeypatch: pytest.MonkeyPatch, step: str
+    site: Site, monkeypatch: pytest.MonkeyPatch, step: str, named: dict[str, Any]
 ) -> None:
     gone = []
 
@@ -502,13 +539,16 @@ async def test_a_redis_that_is_away_from_any_step_on_is_told_and_no_byte_is_left
         patched.setattr(filling, "_PATIENCE", 0.0)
         for name in ALL:
             patched.setattr(RedisInfoStore, name, failing(name))
-        request = await site.post(form(FILE, *FIELDS), X_Job_ID=ID)
+        request = await site.post(form(FILE, *FIELDS), **named)
     assert request.status == 503
     assert request.answer["detail"] == "the storage does not answer just now: send it again"
-    assert site.files() == set()
+    # When all was durable but the answer, who sends it again finds it there.
+    is_kept = bool(named) and step == "commit"
+    assert site.files() == ({ID, f"{ID}.log"} if is_kept else set())
     assert await site.queued() == []
     again = await site.post(form(FILE, *FIELDS), X_Job_ID=ID)
-    assert (again.status, site.content(ID), await site.queued()) == (200, VIDEO, [ID])
+    assert again.status == (409 if is_kept else 200)
+    assert (site.content(ID), await site.queued()) == (VIDEO, [ID])
 
 
 @pytest.mark.parametrize("step", ["expect", "commit", "describe"])
