@@ -146,9 +146,9 @@ class RedisJobs:
         return self._rq.workers()
 
     @redis_errors()
-    def position(self, upload_id: str) -> int | None:
-        """Return the place in the queue of a job that waits for a worker, 1 for the next."""
-        return self._rq.position(upload_id)
+    def waiting(self, most: int) -> list[str]:
+        """Return the ids of the jobs that wait for a worker, the next one first."""
+        return self._rq.waiting(most)
 
     # --- from the outbox to RQ
 

@@ -182,15 +182,13 @@ class RqQueue:
             for job_id, execution_id in registry.get_job_and_execution_ids(cleanup=False):
                 yield Execution(execution_id, job_id, self.redis)
 
-    def position(self, job_id: str) -> int | None:
-        """Return the place of a job that waits, 1 for the next; None for one that does not."""
-        ahead = 0
+    def waiting(self, most: int) -> list[str]:
+        """Return the ids of the jobs that wait, the next one first, `most` of them at most."""
+        found: list[str] = []
         for queue in self.queues:
-            place = queue.get_job_position(job_id)
-            if place is not None:
-                return ahead + place + 1
-            ahead += queue.count
-        return None
+            if len(found) < most:
+                found += queue.get_job_ids(0, most - len(found))
+        return found
 
     def running(self) -> set[str]:
         """Return the ids of jobs that a worker has taken, dead ones' too."""

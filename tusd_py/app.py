@@ -41,7 +41,7 @@ from tusd_py.dispatch import Dispatcher
 from tusd_py.download import Downloads
 from tusd_py.events import Watching
 from tusd_py.exchange import AsgiExchange
-from tusd_py.feeds import Feeds, Reader
+from tusd_py.feeds import Feeds, Places, Reader
 from tusd_py.form import PATH, Forms
 from tusd_py.jobs import Jobs
 from tusd_py.listing import Jobs as AllJobs
@@ -298,7 +298,7 @@ def create_app(settings: Settings) -> Starlette:
         retry=partial(_retry, outbox=outbox, dispatcher=dispatcher),
     )
     listing = AllJobs(RedisListing(redis), data, origin, settings.admin_token or "")
-    reader = Reader(jobs.find, info, outbox.position, data.result)
+    reader = Reader(jobs.find, info, Places(outbox.waiting), data.result)
     watching = Watching(Feeds(watches, reader.read, _describe), origin)
     probes = Probes(data, outbox, settings.min_free_bytes)
     cors, ids = Cors(settings.cors_origins), RequestIds()

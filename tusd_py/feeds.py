@@ -32,6 +32,9 @@ _PACE = 0.05
 _TOLD = 20_000
 # Watchers that are told before anything else may happen.
 _AT_ONCE = 256
+# Seconds that a reading of the queue counts, and how many places in it are known.
+_PLACES = 1.0
+_MOST_PLACES = 10_000
 # Bases of URLs that one job is described with; nearly always it is one.
 _MOST_BASES = 8
 _GONE = (UploadNotFound, UploadGone, JournalDamaged)
@@ -144,6 +147,33 @@ class Feed:
                 await asyncio.sleep(0)
 
 
+class Places:
+    """Know the places of jobs in the queue, which is read for all who ask within a second."""
+
+    def __init__(self, waiting: Callable[[int], Sequence[str]]) -> None:
+        """`waiting` returns so many ids at most, the next one first; it blocks."""
+        self._waiting = waiting
+        self._reading: asyncio.Task[dict[str, int]] | None = None
+        self._until = 0.0
+        # Where Redis hangs, nobody waits but those of this kind.
+        self._asking = CapacityLimiter(1)
+
+    async def of(self, job_id: str) -> int | None:
+        """Return the place of a job, 1 for the next one; raise StorageError."""
+        now = asyncio.get_running_loop().time()
+        if self._reading is None or (self._reading.done() and now >= self._until):
+            self._until = now + _PLACES
+            self._reading = asyncio.create_task(self._read())
+            # Looked at, lest it be called lost when all who waited have left.
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # Who leaves takes it from nobody.
+        return (await asyncio.shield(self._reading)).get(job_id)
+
+    async def _read(self) -> dict[str, int]:
+        ids = await to_thread.run_sync(self._waiting, _MOST_PLACES, limiter=self._asking)
+        return {job_id: number for number, job_id in enumerate(ids, 1)}
+
+
 class Reader:
     """Read what is known of a job from where it is."""
 
@@ -151,18 +181,14 @@ class Reader:
         self,
         find: Callable[[str], Awaitable[Job]],
         info: InfoStore,
-        position: Callable[[str], int | None],
+        places: Places,
         result: Callable[[str], bytes | None],
     ) -> None:
-        """`find` returns a job, `position` its place in the queue, from 1, `result` what it found.
-
-        The last two block.
-        """
+        """`find` returns a job, `result` what it found; that blocks."""
         self._find = find
         self._info = info
-        self._position = position
+        self._places = places
         self._result = result
-        # Where Redis hangs, nobody waits but those of this kind.
         self._asking = CapacityLimiter(4)
 
     async def read(self, job_id: str) -> Sight:
@@ -174,8 +200,7 @@ class Reader:
         if job.state is JobState.UPLOADING:
             return Sight(job, upload)
         if job.state is JobState.PENDING:
-            place = await to_thread.run_sync(self._position, job_id, limiter=self._asking)
-            return Sight(job, upload, position=place)
+            return Sight(job, upload, position=await self._places.of(job_id))
         plates = list(await self._info.plates(job_id))
         if job.state is JobState.COMPLETED:
             voted = await to_thread.run_sync(self._voted, job_id, limiter=self._asking)

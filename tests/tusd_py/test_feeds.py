@@ -14,7 +14,7 @@ from storage.bell import Bell
 from storage.errors import StorageError, StoreUnavailable, UploadGone, UploadNotFound
 from storage.job import Job, JobState
 from tusd_py import feeds as module
-from tusd_py.feeds import Feeds, Reader, Sight
+from tusd_py.feeds import Feeds, Places, Reader, Sight
 from tusd_py.news import Watcher
 
 if TYPE_CHECKING:
@@ -237,14 +237,39 @@ async def test_of_a_job_no_more_is_read_than_its_state_can_have(
     async def find(job_id: str) -> Job:
         return Job(job_id, state)
 
-    def position(_: str) -> int:
+    def waiting(most: int) -> list[str]:
+        assert most >= 1000
         info.asked.append("place")
-        return 7
+        return [*map(str, range(6)), ID]
 
-    sight = await Reader(find, info, position, lambda _: None).read(ID)  # type: ignore[arg-type]
+    places = Places(waiting)
+    sight = await Reader(find, info, places, lambda _: None).read(ID)  # type: ignore[arg-type]
     assert info.asked == asked
     assert sight.position == (7 if "place" in asked else None)
     assert sight.plates == (("AB1", "CD2") if "plates" in asked else ())
+
+
+async def test_the_queue_is_read_once_for_many_who_ask_and_again_where_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads: list[int] = []
+
+    def waiting(most: int) -> list[str]:
+        reads.append(most)
+        if len(reads) == 1:
+            raise StoreUnavailable
+        return ["a", "b"]
+
+    places = Places(waiting)
+    first = await asyncio.gather(*[places.of("a") for _ in range(10)], return_exceptions=True)
+    assert all(isinstance(one, StoreUnavailable) for one in first)
+    monkeypatch.setattr(module, "_PLACES", 3600.0)
+    places._until = 0.0
+    assert (
+        await asyncio.gather(*[places.of(one) for one in ("a", "b", "c") * 50]) == [1, 2, None] * 50
+    )
+    assert await places.of("b") == 2
+    assert len(reads) == 2
 
 
 async def test_plates_that_only_the_vote_found_come_behind_those_that_were_told() -> None:
@@ -253,7 +278,7 @@ async def test_plates_that_only_the_vote_found_come_behind_those_that_were_told(
 
     found = [{"text": text} for text in ("CD2", "EF3", "EF3")]
     result = json.dumps({"plates": found}).encode()
-    reader = Reader(find, Info(), lambda _: None, lambda _: result)  # type: ignore[arg-type]
+    reader = Reader(find, Info(), Places(lambda _: []), lambda _: result)  # type: ignore[arg-type]
     assert (await reader.read(ID)).plates == ("AB1", "CD2", "EF3")
 
 
