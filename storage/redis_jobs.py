@@ -146,9 +146,9 @@ class RedisJobs:
         return self._rq.workers()
 
     @redis_errors()
-    def waiting(self, most: int) -> list[str]:
+    def upcoming(self, most: int) -> list[str]:
         """Return the ids of the jobs that wait for a worker, the next one first."""
-        return self._rq.waiting(most)
+        return self._rq.upcoming(most)
 
     # --- from the outbox to RQ
 

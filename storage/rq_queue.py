@@ -182,7 +182,7 @@ class RqQueue:
             for job_id, execution_id in registry.get_job_and_execution_ids(cleanup=False):
                 yield Execution(execution_id, job_id, self.redis)
 
-    def waiting(self, most: int) -> list[str]:
+    def upcoming(self, most: int) -> list[str]:
         """Return the ids of the jobs that wait, the next one first, `most` of them at most."""
         found: list[str] = []
         for queue in self.queues:

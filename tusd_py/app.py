@@ -298,7 +298,7 @@ def create_app(settings: Settings) -> Starlette:
         retry=partial(_retry, outbox=outbox, dispatcher=dispatcher),
     )
     listing = AllJobs(RedisListing(redis), data, origin, settings.admin_token or "")
-    reader = Reader(jobs.find, info, Places(outbox.waiting), data.result)
+    reader = Reader(jobs.find, info, Places(outbox.upcoming), data.result)
     watching = Watching(Feeds(watches, reader.read, _describe), origin)
     probes = Probes(data, outbox, settings.min_free_bytes)
     cors, ids = Cors(settings.cors_origins), RequestIds()

@@ -150,9 +150,9 @@ class Feed:
 class Places:
     """Know the places of jobs in the queue, which is read for all who ask within a second."""
 
-    def __init__(self, waiting: Callable[[int], Sequence[str]]) -> None:
-        """`waiting` returns so many ids at most, the next one first; it blocks."""
-        self._waiting = waiting
+    def __init__(self, upcoming: Callable[[int], Sequence[str]]) -> None:
+        """`upcoming` returns so many ids at most, the next one first; it blocks."""
+        self._upcoming = upcoming
         self._reading: asyncio.Task[dict[str, int]] | None = None
         self._until = 0.0
         # Where Redis hangs, nobody waits but those of this kind.
@@ -170,7 +170,7 @@ class Places:
         return (await asyncio.shield(self._reading)).get(job_id)
 
     async def _read(self) -> dict[str, int]:
-        ids = await to_thread.run_sync(self._waiting, _MOST_PLACES, limiter=self._asking)
+        ids = await to_thread.run_sync(self._upcoming, _MOST_PLACES, limiter=self._asking)
         return {job_id: number for number, job_id in enumerate(ids, 1)}
 
 

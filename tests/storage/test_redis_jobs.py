@@ -40,9 +40,9 @@ def test_a_complete_upload_is_enqueued_once_by_name_with_its_id(place: Place) ->
 def test_jobs_wait_in_the_order_in_which_they_are_taken(place: Place) -> None:
     queue = RqQueue(place.raw, Lanes.parse("short:10,tests"), "worker.analyse", TimeLimit(60))
     queue.enqueue({"long": 99, "longer": 100, "quick": 1})
-    assert queue.waiting(10) == ["quick", "long", "longer"]
-    assert queue.waiting(2) == ["quick", "long"]
-    assert queue.waiting(1) == ["quick"]
+    assert queue.upcoming(10) == ["quick", "long", "longer"]
+    assert queue.upcoming(2) == ["quick", "long"]
+    assert queue.upcoming(1) == ["quick"]
 
 
 def test_a_drain_killed_before_it_cleared_the_outbox_enqueues_nothing_twice(place: Place) -> None:
