@@ -198,13 +198,24 @@ class _Search:
     def _texts(self, frame: Frame, candidates: Sequence[Candidate]) -> list[list[Text]]:
         first, *more = self._views()
         texts = [[text] for text in self._looks(frame, candidates, first)]
-        # What cannot be a plate at first sight is not looked at again.
-        likely = [place for place, (text,) in enumerate(texts) if may_be_plate(text.raw)]
+        # What cannot be a plate at first sight is not looked at again, nor what is known by now.
+        settled = self._settled()
+        likely = [
+            place
+            for place, (text,) in enumerate(texts)
+            if may_be_plate(text.raw) and normalise(text.raw) not in settled
+        ]
         for view in more if likely else ():
             seen = self._looks(frame, [candidates[place] for place in likely], view)
             for place, text in zip(likely, seen, strict=True):
                 texts[place].append(text)
         return texts
+
+    def _settled(self) -> set[str]:
+        """Return the texts of the tracks whose last readings agree."""
+        tracks = [one for one in self._tracker.open if len(one.readings) > RELIABLE]
+        lasts = [{reading.text for reading in one.readings[-RELIABLE:]} for one in tracks]
+        return {texts.pop() for texts in lasts if len(texts) == 1}
 
     def _views(self) -> Sequence[View]:
         views = self._reader.views

@@ -121,11 +121,15 @@ class Tracker:
 
     Args:
         patience: seconds a plate may be out of sight within one track.
+
+    Attributes:
+        open: the tracks that may go on.
+        tracks: all of them.
     """
 
     def __init__(self, patience: float = 1.0) -> None:
         self._patience = patience
-        self._open: list[Track] = []
+        self.open: list[Track] = []
         self.tracks: list[Track] = []
 
     def add(self, readings: Sequence[Reading]) -> None:
@@ -136,7 +140,7 @@ class Tracker:
         pairs = sorted(
             (
                 (track.affinity(reading), -number, -place)
-                for number, track in enumerate(self._open)
+                for number, track in enumerate(self.open)
                 for place, reading in enumerate(readings)
             ),
             reverse=True,
@@ -145,8 +149,8 @@ class Tracker:
 
     def open_at(self, time: float) -> list[Track]:
         """Return the tracks that may go on at a time not before those already seen."""
-        self._open = [track for track in self._open if time - track.until <= self._patience]
-        return list(self._open)
+        self.open = [track for track in self.open if time - track.until <= self._patience]
+        return list(self.open)
 
     def _assign(self, readings: Sequence[Reading], pairs: Iterable[tuple[int, int]]) -> None:
         taken: set[int] = set()
@@ -155,11 +159,11 @@ class Tracker:
             if number not in taken and place not in joined:
                 taken.add(number)
                 joined.add(place)
-                self._open[number].add(readings[place])
+                self.open[number].add(readings[place])
         for place, reading in enumerate(readings):
             if place not in joined:
                 track = Track(reading)
-                self._open.append(track)
+                self.open.append(track)
                 self.tracks.append(track)
 
 

@@ -228,6 +228,21 @@ def test_only_what_may_be_a_plate_is_looked_at_again(tiny_clip: Path) -> None:
     assert asked == [2, 1]
 
 
+def test_a_plate_whose_readings_agree_is_looked_at_once_a_frame(tiny_clip: Path) -> None:
+    asked: list[int] = []
+
+    class Reader(FixedReader):
+        def read(self, crops: Sequence[Image]) -> list[Text]:
+            asked.append(len(crops))
+            return [Text("AB12CDE", 0.9)] * len(crops)
+
+    reader = Reader(views=(View(), View(tone="grey")))
+    (plate,) = analyse(tiny_clip, FixedDetector(), reader, ignore, every=2).plates
+    assert plate.detections == 10
+    # Four frames in two views, six in one.
+    assert len(asked) == 14
+
+
 def test_only_the_part_that_is_asked_for_is_looked_at(tiny_clip: Path) -> None:
     def part(asked: Part) -> tuple[int, float, float]:
         found = analyse(tiny_clip, FixedDetector(), FixedReader(), ignore, every=1, part=asked)
