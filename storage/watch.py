@@ -1,8 +1,7 @@
 """Who watches a job is woken when it may have changed: one connection to Redis for all of them.
 
-The job's hash is the truth and a message only wakes (rule 5 of the architecture), so a lost one
-costs seconds and nothing else: every watcher is woken now and then anyway, and all of them when
-the connection was made anew.
+The job's hash is the truth and a message only wakes, so a lost one costs seconds and nothing else:
+every watcher is woken now and then anyway, and all of them when the connection was made anew.
 """
 
 from __future__ import annotations
