@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     """Longest time one analysis may take, whatever the size of its video."""
     job_timeout_seconds_per_mb: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 20
     """How much longer it may take for each MB (2^20 bytes) of its video."""
-    job_memory_bytes: Annotated[int, Field(ge=0)] = 8_589_934_592
+    job_memory_bytes: Annotated[int, Field(ge=0)] = 17_179_869_184
     """Most address space one analysis may take, but on a GPU; 0 for no limit."""
     admin_token: Annotated[str | None, Field(repr=False)] = None
     """Bearer token, of 32 characters or more, of who may list all jobs; unset: nobody may."""
