@@ -39,9 +39,9 @@ FILMS = {
 }
 # No seed of the tests, and none that anything was tuned on.
 DRAWN = (
-    Setting(seed=101, width=1920, height=1088, fps=30, seconds=5.0, plates=2),
-    Setting(seed=102, seconds=6.0, plates=3),
-    Setting(seed=103, seconds=6.0, plates=3),
+    Setting(seed=101, width=1920, height=1088, fps=30, seconds=4.0, plates=2),
+    Setting(seed=102, seconds=4.0, plates=2),
+    Setting(seed=103, seconds=4.0, plates=2),
 )
 MARKS = "<!-- figures -->\n", "<!-- end of figures -->\n"
 HEAD = (

@@ -145,6 +145,8 @@ class TextPlateDetector:
         # With 'min' small frames would be enlarged; 'max' shrinks to its own limit unless told.
         limits = {"Det.limit_type": "max", "Det.limit_side_len": side, "Det.box_thresh": 0.3}
         self._engine = rapidocr_engine(threads, limits)
+        self._lines(np.zeros((64, 64, 3), np.uint8), 64, 64)
+        unspun(self._engine.text_det, rapidocr_model("det"), threads)
         self.versions = {
             "rapidocr": metadata.version("rapidocr"),
             "onnxruntime": onnxruntime.__version__,
@@ -235,6 +237,22 @@ def rapidocr_engine(threads: int, more: Mapping[str, Any]) -> Any:
             "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             **more,
         }
+    )
+
+
+def unspun(step: Any, model: Path | None, threads: int) -> None:
+    """Let a step of RapidOCR, detector or recogniser, wait for its threads without spinning.
+
+    RapidOCR has no setting for it, and where other processes want the cores half of all its time
+    would go into waiting.
+    """
+    if model is None:
+        return
+    options = session_options(threads)
+    # As RapidOCR has it: inputs of many shapes would leave memory behind for each.
+    options.enable_cpu_mem_arena = False
+    step.session.session = onnxruntime.InferenceSession(
+        str(model), options, providers=["CPUExecutionProvider"]
     )
 
 

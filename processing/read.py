@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from processing.crop import View
-from processing.detect import rapidocr_engine, rapidocr_model, session_options, sha256
+from processing.detect import rapidocr_engine, rapidocr_model, session_options, sha256, unspun
 from processing.errors import ReaderUnavailable
 from processing.result import Text
 from processing.text import normalise
@@ -57,6 +57,8 @@ class RapidOcrReader:
         # Measured: of the 320 pixels of width that it pads to, plates need 224, for all it reads.
         shape = {"Rec.rec_img_shape": [3, 48, 224]}
         self._engine = rapidocr_engine(threads, {"Global.return_word_box": True, **shape})
+        self.read([np.zeros((48, 96, 3), np.uint8)])
+        unspun(self._engine.text_rec, rapidocr_model("rec"), threads)
         self.versions = {
             "rapidocr": metadata.version("rapidocr"),
             "onnxruntime": onnxruntime.__version__,
