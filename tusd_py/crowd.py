@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -15,19 +16,32 @@ log = structlog.get_logger()
 _SHARE = 16
 
 
+class Use(IntEnum):
+    """Say what a connection that is not at work is good for, the least first."""
+
+    NOTHING = 0
+    #: It has had an answer, and may ask again.
+    ANSWERED = 1
+    #: Somebody watches, who comes again by itself.
+    WATCHED = 2
+
+
 class Guest(Protocol):
     """A connection."""
 
     @property
-    def idle(self) -> tuple[bool, float] | None:
-        """Whether it was of use already, and since when it is here; None if it is at work."""
+    def idle(self) -> tuple[Use, float] | None:
+        """What it is good for, and since when it is here; None if it is at work."""
 
     def leave(self) -> None:
         """End it."""
 
 
 class Crowd:
-    """Bound the connections of one process: where there are too many, those who ask nothing go."""
+    """Bound the connections of one process: where there are too many, those who ask nothing go.
+
+    Then those who watch: nobody shall be kept from uploading by who only looks on.
+    """
 
     def __init__(self, most: int) -> None:
         """Let `most` stay."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from tusd_py.crowd import Use
 from tusd_py.exchange import CUT, INFORMATIONAL, PATIENCE, TRAILERS
 from tusd_py.framing import HEAD_MOST, Refused, build_head, check_head, head_too_long
 from tusd_py.headers import Headers
@@ -98,11 +99,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, full))
 
     @property
-    def idle(self) -> tuple[bool, float] | None:
-        """Tell whether a request came already, and since when it is here (tusd_py.crowd.Guest)."""
-        if self._is_busy() or self._refused is not None or self.transport.is_closing():
+    def idle(self) -> tuple[Use, float] | None:
+        """Tell what it is good for, and since when it is here (tusd_py.crowd.Guest)."""
+        if self._refused is not None or self.transport.is_closing():
             return None
-        return self._request is not None, self._since
+        if self._is_busy():
+            return (Use.WATCHED, self._since) if self._is_watched else None
+        return (Use.NOTHING if self._request is None else Use.ANSWERED), self._since
 
     def leave(self) -> None:
         """Close; there is nobody to tell why."""

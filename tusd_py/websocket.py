@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from tusd_py.crowd import Use
 from tusd_py.exchange import CUT
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ _KERNEL = 32 * 1024
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """Serve one connection that goes on as a WebSocket."""
 
-    #: It is always at work (tusd_py.crowd.Guest).
-    idle = None
-
     def __init__(
         self,
         config: Config,
@@ -42,6 +40,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Serve as uvicorn's own class does, but log nothing of every connection."""
         super().__init__(config, server_state, app_state, _loop)
         self.logger = self.conn.logger = logging.getLogger("uvicorn.access")
+        self._since = self.loop.time()
+
+    @property
+    def idle(self) -> tuple[Use, float] | None:
+        """Tell what it is good for, and since when it is here (tusd_py.crowd.Guest)."""
+        return None if self.transport.is_closing() else (Use.WATCHED, self._since)
 
     def leave(self) -> None:
         """Close; there is nobody to tell why."""

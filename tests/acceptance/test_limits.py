@@ -65,6 +65,21 @@ def test_idle_connections_beyond_all_limits_keep_nobody_out(site: Site) -> None:
     assert "Traceback" not in server.log
 
 
+def test_watchers_beyond_all_limits_keep_nobody_from_uploading(site: Site) -> None:
+    server = serve_with_files(site, "-n 200")
+    tus = Tus(server.port)
+    job = tus.create(10).rpartition("/")[2]
+    with ExitStack() as opened:
+        for _ in range(300):
+            watcher = opened.enter_context(Connection(server.port))
+            watcher.begin("GET", f"/jobs/{job}/events", {})
+            # The newest is let in: the oldest make place.
+            assert b" 200 " in watcher._until(b"\r\n\r\n")
+        path = tus.upload(b"bytes")
+        assert tus.offset(path) == 5
+    assert "Traceback" not in server.log
+
+
 def test_five_thousand_idle_connections_are_in_nobodys_way(
     server: Server, tus: Tus, many_files: int
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -68,9 +69,8 @@ class App:
 @contextmanager
 def serving(**options: Any) -> Iterator[tuple[App, int]]:
     app, listening = App(), socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, http=HttpProtocol, ws=WebSocketProtocol, lifespan="off", log_config=None, **options
-    )
+    options = {"http": HttpProtocol, "ws": WebSocketProtocol, "lifespan": "off", **options}
+    config = uvicorn.Config(app, log_config=None, **options)
     app.server = server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
@@ -127,12 +127,16 @@ def test_who_takes_nothing_is_held_up_and_ended_by_its_missing_pong() -> None:
         assert not app.server.server_state.connections
 
 
-def test_watchers_are_guests_that_are_never_idle() -> None:
-    with serving() as (app, port), connect(f"ws://127.0.0.1:{port}/stay/ws"):
-        [guest] = app.server.server_state.connections
-        assert isinstance(guest, WebSocketProtocol)
-        assert not Crowd(0).admits(object(), [guest])  # type: ignore[arg-type]
-        assert Crowd(1).admits(guest, [guest])
+def test_who_watches_makes_place_for_others_where_there_are_too_many() -> None:
+    with (
+        serving(http=partial(HttpProtocol, crowd=Crowd(1))) as (app, port),
+        connect(f"ws://127.0.0.1:{port}/stay/ws") as watching,
+        Connection(port) as other,
+    ):
+        assert other.request("GET", "/stay/ws", HANDSHAKE).status == 101
+        with pytest.raises(ConnectionClosedError):
+            watching.recv(60)
+        eventually(lambda: app.ended == ["stay"], "end")
 
 
 @pytest.mark.anyio
