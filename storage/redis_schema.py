@@ -316,7 +316,7 @@ redis.call('PUBLISH', KEYS[1], '')
 
 # Say in a record what its journal says. The token rises above both: whoever got one before that
 # may still write, and nothing of it may count.
-# KEYS as COMMIT, lock   ARGV as COMMIT (of the journal), the caller's lock or nothing
+# KEYS as COMMIT, lock   ARGV as COMMIT (of the journal), the caller's lock or nothing, metadata
 # -> 1 | 0 (it knows as much, or somebody writes) | -1 (no record)
 RAISE = Script(
     _WAKE
@@ -330,6 +330,7 @@ local more = tonumber(record[2]) - tonumber(ARGV[3])
 local knows = more > 0 or (more == 0 and (record[3] == '1' or ARGV[4] == '0'))
 if token > journal and knows then return 0 end
 redis.call('HSET', KEYS[1], 'token', string.format('%d', math.max(token, journal) + 1))
+if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'metadata', ARGV[11]) end
 -- Its writer has committed since the journal was read.
 if token == journal and knows then return 1 end
 if ARGV[9] == '' then redis.call('HDEL', KEYS[1], 'segments') end
@@ -552,4 +553,4 @@ def terminate(upload_id: str, token: int | None, now: float, forget_at: float) -
 def raise_to(journal: Upload, now: float, lock: str | None = None) -> Built:
     """Build KEYS and ARGV of RAISE; `lock` is the value of the lock that the caller holds."""
     keys, args = commit(journal, now, 0.0)
-    return [*keys, lock_key(journal.id)], [*args, lock or ""]
+    return [*keys, lock_key(journal.id)], [*args, lock or "", journal.metadata or ""]

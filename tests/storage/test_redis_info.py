@@ -341,6 +341,7 @@ async def test_a_record_that_is_behind_is_raised_above_its_journal(
 ) -> None:
     await info.create(replace(upload, token=2, offset=1))
     journal = replace(upload, token=7, offset=4, expires_at=300.0, segments=((0, 0), (1, 2)))
+    journal = replace(journal, metadata="frame_skip Mg==")
     assert await info.raise_to(journal)
     assert await record(redis, upload.id) == replace(journal, token=8)
     assert not await info.raise_to(journal)
