@@ -430,13 +430,17 @@ class CrashAwareWorker(Worker):
         if now >= self._reconcile_at:
             # Whatever becomes of it: else the next turn would not get to the queue either.
             self._reconcile_at = now + _RECONCILE
-            if self.key not in get_keys(self.queues[0]):
-                self._register()
+            self._be_known()
             self._upkeep(self._jobs.reconcile)
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP
             self._upkeep(self._jobs.sweep)
             self._jobs.queue.forget_ended()
+
+    def _be_known(self) -> None:
+        """Register again where Redis was emptied meanwhile."""
+        if self.key not in get_keys(self.queues[0]):
+            self._register()
 
     def _upkeep(self, step: Callable[[], int]) -> None:
         try:
@@ -495,7 +499,10 @@ class CrashAwareWorker(Worker):
         super().prepare_job_execution(job, remove_from_intermediate_queue=True)
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Keep the execution ours and do the upkeep; a Redis that is away stops no job.
+        """Keep the execution ours; a Redis that is away stops no job.
+
+        No upkeep is done meanwhile: one that takes long would let this lease run out, and the job
+        would run twice.
 
         Raises:
             SystemExit: the job runs on beyond the grace of a stop.
@@ -507,7 +514,7 @@ class CrashAwareWorker(Worker):
             raise SystemExit
         try:
             super().maintain_heartbeats(job, execution)
-            self._maintain()
+            self._be_known()
         except (RedisError, StorageError):
             with suppress(EmbeddedUnavailable):
                 self._revive()

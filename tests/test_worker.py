@@ -374,6 +374,35 @@ def test_upkeep_that_fails_keeps_no_worker_from_the_queue(
     assert calls == ["drain", "reconcile", "sweep", "drain"]
 
 
+def test_a_running_job_waits_for_no_upkeep_that_could_cost_its_lease(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def note(name: str) -> Callable[[RedisJobs], int]:
+        def step(_: RedisJobs) -> int:
+            calls.append(name)
+            return 0
+
+        return step
+
+    place.upload(b"")
+    jobs = place.jobs
+    jobs.drain()
+    working = worker.CrashAwareWorker(jobs, nothing)
+    working._register()
+    taken = working._take(working.queues, None)
+    assert taken is not None
+    job, _ = taken
+    execution = working.prepare_execution(job)
+    for name in ("drain", "reconcile", "sweep"):
+        monkeypatch.setattr(RedisJobs, name, note(name))
+    place.text.delete(working.key, "rq:workers", "rq:workers:tusd")
+    working.maintain_heartbeats(job, execution)
+    assert calls == []
+    assert place.jobs.workers() == 1
+
+
 # --- processes that are killed
 
 
