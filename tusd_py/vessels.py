@@ -156,7 +156,8 @@ class Ring:
     def empty(self, sink: FileSink) -> None:
         start = self._block * self._size
         filled = self._view[start + self._first : start + self._last]
-        if self._writes is None or self._count == 1:
+        if self._writes is None or self._count == 1 or not (self._to_come or self._writes):
+            # There is nothing to do meanwhile.
             sink.write_pages(filled)
         else:
             sink.begin_pages(filled, self._writes, self._to_come)

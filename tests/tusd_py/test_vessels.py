@@ -93,11 +93,13 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def fill(ring: Ring, ends: tuple[socket.socket, socket.socket], content: bytes) -> None:
+def fill(
+    ring: Ring, ends: tuple[socket.socket, socket.socket], content: bytes, to_come: int = 1
+) -> None:
     ours, theirs = ends
     theirs.sendall(content)
     while content:
-        content = content[ring.fill(ours, len(content)) :]
+        content = content[ring.fill(ours, len(content) + to_come) :]
 
 
 def test_a_ring_is_filled_while_it_is_written(
@@ -132,6 +134,16 @@ def test_a_ring_begins_where_the_file_ends(
     assert ring.full
     ring.finish(sink)
     assert sink.content == b"xyz" + b"a" * (SIZE - 3) + b"b" * SIZE
+
+
+def test_what_comes_last_is_written_at_once(
+    ring: Ring, pending: Pending, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    sink = PagesWriter()
+    ring.begin(sink)
+    fill(ring, ends, b"a" * SIZE, to_come=0)
+    ring.empty(sink)
+    assert (sink.content, len(pending)) == (b"a" * SIZE, 0)
 
 
 def test_one_of_many_rings_waits_for_what_it_writes_and_takes_less_room(
