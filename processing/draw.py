@@ -26,6 +26,8 @@ BRIDGE = 1.0
 CELL: Final = (300, 140)
 SHOT: Final = (280, 84)
 COLUMNS = 4
+# Pixels that a text takes above or, at the upper edge, below its box.
+LINE = 28
 # Encoding takes longer than everything else: what people look at needs no more pixels.
 SIDE = 1280
 LIKELY_FPS = 25.0
@@ -117,10 +119,11 @@ def _mark(image: Image, plate: Plate, time: float, scale: float) -> None:
         return
     left, top, width, height = (round(side * scale) for side in _sides(box))
     cv2.rectangle(image, (left, top), (left + width, top + height), COLOUR, 2)
-    base = max(18, top - 6)
-    cv2.putText(image, plate.text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, 0.6, INK, 4, cv2.LINE_AA)
+    base = top - 8 if top >= LINE else top + height + LINE - 6
+    (across, up), _ = cv2.getTextSize(plate.text, cv2.FONT_HERSHEY_SIMPLEX, 0.7, 2)
+    cv2.rectangle(image, (left - 2, base - up - 6), (left + across + 4, base + 6), INK, cv2.FILLED)
     cv2.putText(
-        image, plate.text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, 0.6, COLOUR, 2, cv2.LINE_AA
+        image, plate.text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, 0.7, COLOUR, 2, cv2.LINE_AA
     )
 
 
