@@ -121,7 +121,8 @@ class Intake:
         self._shown = self._first
         self._showing: asyncio.Task[None] | None = None
         # What is no video is not refused here, but its job will fail: the sooner that is seen.
-        self._sniffed = stores.limits.video or upload.partial or upload.offset > 0
+        self._sniffs = not (stores.limits.video or upload.partial or upload.offset > 0)
+        self._sniffing: asyncio.Task[None] | None = None
 
     async def run(self, exchange: Exchange | None, *, skip: int = 0) -> BodyEnd:
         """Move the body, if there is one, behind its first `skip` bytes, and commit.
@@ -162,6 +163,8 @@ class Intake:
             self._stores.pace.bodies -= 1
             if self._showing is not None:
                 self._showing.cancel()
+        if self._sniffing is not None:
+            await self._sniffing
         if end is not BodyEnd.DONE:
             return end
         if digest is not None and checksum is not None:
@@ -216,7 +219,7 @@ class Intake:
                 await self._tell(exchange)
             else:
                 self._show(sink.offset)
-            await self._sniff(sink.offset)
+            self._begin_to_sniff(sink.offset)
 
     def _step(self, offset: int) -> int:
         """Return the bytes until the next look at a body; none of them divides a page."""
@@ -247,11 +250,12 @@ class Intake:
         with suppress(StorageError):
             await self._stores.info.show(self.upload, offset, speed=self._speed(offset))
 
-    async def _sniff(self, offset: int) -> None:
-        """Look once at the first bytes of a body that lasts; one that is over is seen as soon."""
-        if self._sniffed or offset - self._writer.held < HEAD_SIZE:
-            return
-        self._sniffed = True
+    def _begin_to_sniff(self, offset: int) -> None:
+        """Look once at the first bytes of a body that lasts, which does not wait for that."""
+        if self._sniffing is None and self._sniffs and offset - self._writer.held >= HEAD_SIZE:
+            self._sniffing = asyncio.create_task(self._sniff())
+
+    async def _sniff(self) -> None:
         with suppress(StorageError):
             head = await to_thread.run_sync(self._head)
             if looks_like_video(head) is False and not looks_like_still(head):
