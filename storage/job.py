@@ -158,10 +158,7 @@ class Job:
             case JobState.PENDING:
                 return f"Upload complete ({self.size / MB:.2f}MB), waiting for a worker"
             case JobState.PROCESSING | JobState.COMPLETED:
-                return (
-                    f"Processed {self.done}/{self.total} frames "
-                    f"({self.plates} unique plates, {self.detections} total detections)"
-                )
+                return self._processed()
             case JobState.FAILED:
                 return self.error or "The analysis failed"
             case JobState.CANCELLED:
@@ -177,6 +174,12 @@ class Job:
             return text
         eta = (self.total - self.done) / self.speed
         return f"{text} at {self.speed / MB:.1f}MB/s - ETA: {eta:.0f}s"
+
+    def _processed(self) -> str:
+        # Nobody knows how many there are before the first was read.
+        frames = f"{self.done}/{self.total}" if self.total > 0 else f"{self.done}"
+        found = f"{self.plates} unique plates, {self.detections} total detections"
+        return f"Processed {frames} frames ({found})"
 
 
 class Place(NamedTuple):

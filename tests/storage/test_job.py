@@ -35,7 +35,12 @@ def job(state: JobState, **fields: float | str | None) -> Job:
         (
             job(JobState.PROCESSING),
             0.0,
-            "Processed 0/0 frames (0 unique plates, 0 total detections)",
+            "Processed 0 frames (0 unique plates, 0 total detections)",
+        ),
+        (
+            job(JobState.PROCESSING, done=12, plates=1, detections=3),
+            0.0,
+            "Processed 12 frames (1 unique plates, 3 total detections)",
         ),
         # A container may count fewer frames than it has.
         (
