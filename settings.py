@@ -22,7 +22,10 @@ _PUBLIC_URL = re.compile(r"https?://[^/?#@\s\\]+(/[^?#\s\\]*)?")
 _UPLOAD_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]+(:[1-9]\d{0,15})?")
 # What the first part of UPLOAD_PATH may not be: these are the server's own.
-_TAKEN = ("docs", "events", "health", "jobs", "openapi.json", "process", "ready")
+_TAKEN = (
+    *("docs", "events", "health", "jobs"),
+    *("openapi.json", "openapi-uploads.json", "process", "ready"),
+)
 
 
 class Settings(BaseSettings):

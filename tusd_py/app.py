@@ -314,6 +314,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/jobs/{job_id}/result", jobs.result),
             Route("/jobs/{job_id}/plates/{number}/image", jobs.image),
             Route("/openapi.json", described.json),
+            Route("/openapi-uploads.json", described.uploads),
             Route("/docs", described.page),
             *_live(watching),
             Route("/health", probes.health),

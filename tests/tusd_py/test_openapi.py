@@ -1,4 +1,4 @@
-"""The description is whole: every address of the app, and what the program really makes."""
+"""The descriptions are whole: every address of the app, and what the program really makes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.routing import Route
 from processing.result import Analysis, Box, Plate, VideoInfo
 from settings import Settings
 from tusd_py.app import create_app
-from tusd_py.openapi import Offered, document
+from tusd_py.openapi import UPLOADS, Offered, document, uploads_document
 from tusd_py.openapi.result import JobResult
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,8 @@ WHOLE = Offered("/files", 1000, listing=True, termination=True, download=True)
 
 def test_every_address_of_the_app_is_described_with_each_of_its_methods(tmp_path: Path) -> None:
     settings = Settings(upload_dir=tmp_path, redis_url="redis://nowhere", admin_token="x" * 32)
-    described = {path.rstrip("/"): item for path, item in document(WHOLE)["paths"].items()}
+    paths = document(WHOLE)["paths"] | uploads_document(WHOLE)["paths"]
+    described = {path.rstrip("/"): item for path, item in paths.items()}
     for route in create_app(settings).routes:
         # What goes on for ever is told in words.
         if isinstance(route, Route) and route.include_in_schema:
@@ -29,27 +30,36 @@ def test_every_address_of_the_app_is_described_with_each_of_its_methods(tmp_path
             assert methods <= item.keys(), route.path
 
 
-def test_the_document_has_the_version_of_the_program() -> None:
+def test_each_document_has_the_version_of_the_program() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert document(WHOLE)["info"]["version"] == project["version"]
+    assert uploads_document(WHOLE)["info"]["version"] == project["version"]
+
+
+def test_the_document_about_jobs_names_the_one_about_uploads_and_holds_none_of_it() -> None:
+    jobs, uploads = document(WHOLE), uploads_document(WHOLE)
+    assert jobs["externalDocs"]["url"] == UPLOADS
+    assert f"/{UPLOADS}" in jobs["info"]["description"]
+    assert not jobs["paths"].keys() & uploads["paths"].keys()
+    assert {"/files/", "/files/{upload_id}"} < uploads["paths"].keys()
 
 
 def test_every_reference_is_to_a_schema_that_is_there_and_each_operation_has_its_own_id() -> None:
-    whole = document(WHOLE)
     ids: list[str] = []
 
-    def walk(part: Any) -> None:
+    def walk(part: Any, schemas: Any) -> None:
         if isinstance(part, list):
             for one in part:
-                walk(one)
+                walk(one, schemas)
         if isinstance(part, dict):
             ids.extend([part["operationId"]] if "responses" in part else [])
             if "$ref" in part:
-                assert part["$ref"].rpartition("/")[2] in whole["components"]["schemas"]
+                assert part["$ref"].rpartition("/")[2] in schemas
             for one in part.values():
-                walk(one)
+                walk(one, schemas)
 
-    walk(whole)
+    for whole in (document(WHOLE), uploads_document(WHOLE)):
+        walk(whole, whole["components"]["schemas"])
     assert len(ids) == len(set(ids)) > 10
 
 

@@ -164,6 +164,7 @@ def probes() -> dict[str, Part]:
     }
     alive = {"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}
     page = answer("The page.", _TEXT, "text/html")
+    document = answer("The document.", {"type": "object"}, JSON)
     described = [
         ("/health", "isAlive", "Answer while the process lives", {"200": answer("Yes.", alive)}),
         (
@@ -176,9 +177,15 @@ def probes() -> dict[str, Part]:
             "/openapi.json",
             "describe",
             "Return this document",
-            {"200": answer("The document.", {"type": "object"}, JSON)},
+            {"200": document},
         ),
-        ("/docs", "describeForPeople", "Show this document", {"200": page}),
+        (
+            "/openapi-uploads.json",
+            "describeUploads",
+            "Tell how videos get here",
+            {"200": document},
+        ),
+        ("/docs", "describeForPeople", "Show both documents", {"200": page}),
     ]
     return {
         path: {"get": operation("server", name, what, answers)}

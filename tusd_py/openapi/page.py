@@ -1,4 +1,4 @@
-"""A page that shows an OpenAPI document; it is whole, and loads nothing from anywhere."""
+"""A page that shows OpenAPI documents; it is whole, and loads nothing from anywhere."""
 
 from __future__ import annotations
 
@@ -27,18 +27,23 @@ p { white-space: pre-line; }
 """
 
 
-def page_of(document: Part) -> str:
-    """Write the page."""
-    info = document["info"]
-    title = escape(info["title"])
-    body = "".join(_sections(document))
+def page_of(documents: dict[str, Part]) -> str:
+    """Write a page about documents by their addresses; what all refer to is in the first."""
+    first = next(iter(documents.values()))
+    title, version = escape(first["info"]["title"]), escape(first["info"]["version"])
+    body = "".join(_about(*one) + "".join(_sections(one[1])) for one in documents.items())
+    schemas = "".join(_schema(*one) for one in first["components"]["schemas"].items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{title} {escape(info['version'])}</h1><p>{escape(info['description'])}</p>"
-        f'<p>As <a href="openapi.json">OpenAPI {document["openapi"]}</a>.</p>{body}</body></html>\n'
+        f"<h1>{title} {version}</h1>{body}<h2>schemas</h2>{schemas}</body></html>\n"
     )
+
+
+def _about(address: str, document: Part) -> str:
+    link = f'<a href="{escape(address)}">OpenAPI {document["openapi"]}</a>'
+    return f"<p>{escape(document['info']['description'])}</p><p>As {link}.</p>"
 
 
 def _sections(document: Part) -> Iterator[str]:
@@ -47,8 +52,6 @@ def _sections(document: Part) -> Iterator[str]:
         yield from (
             _operation(*one) for one in _operations(document) if tag["name"] in one[-1]["tags"]
         )
-    yield "<h2>schemas</h2>"
-    yield from (_schema(name, one) for name, one in document["components"]["schemas"].items())
 
 
 def _operations(document: Part) -> Iterator[tuple[str, str, list[Part], Part]]:
