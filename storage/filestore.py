@@ -365,6 +365,18 @@ class FileStore:
             # The journal goes last: without it nobody would look for the rest again.
             self._journal(upload_id).unlink(missing_ok=True)
 
+    def reclaim(self, upload_id: str, fingerprint: str) -> bool:
+        path = self._journal(upload_id)
+        with DiskErrors(), suppress(FileNotFoundError), path.open("rb") as tomb:
+            was = journal.buried(tomb.read())
+            if was is None or was.complete or was.fingerprint != fingerprint:
+                return False
+            # Of many at once one succeeds: the next ones find it held, or no longer there.
+            if lock(tomb.fileno()) and path.samefile(f"/proc/self/fd/{tomb.fileno()}"):
+                self.purge(upload_id)
+                return True
+        return False
+
     def ids(self) -> Iterator[str]:
         with DiskErrors(), os.scandir(self._directory) as entries:
             names = [entry.name for entry in entries]

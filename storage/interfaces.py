@@ -233,6 +233,12 @@ class DataStore(Protocol):
     def purge(self, upload_id: str) -> None:
         """Forget the upload, its tombstone and its result; idempotent."""
 
+    def reclaim(self, upload_id: str, fingerprint: str) -> bool:
+        """Purge an upload of that fingerprint which was removed, unless it was complete before.
+
+        Tell whether that was done here; its id may then be used again.
+        """
+
     def ids(self) -> Iterator[str]:
         """List every upload that has a record here, removed ones included."""
 

@@ -83,6 +83,14 @@ def parse(raw: bytes) -> Journal:
     return read
 
 
+def buried(raw: bytes) -> Upload | None:
+    """Return what an upload was that was removed; None: it was not, or cannot be read."""
+    try:
+        return parse(_LIVE + raw[len(_LIVE) :]).upload if raw[:1] == _DELETED else None
+    except JournalDamaged:
+        return None
+
+
 def created(path: Path) -> Upload | None:
     """Return the record as it was created, be the upload removed by now; None: it is unreadable."""
     try:
@@ -215,8 +223,11 @@ def bury(path: Path, durability: Durability) -> None:
 
 def redact(path: Path) -> None:
     """Take out of a journal that is marked as deleted what its client said of the upload."""
-    upload = created(path)
-    line = encode("upload", replace(upload, metadata=None).to_json(), "") if upload else b""
+    upload, was = created(path), buried(path.read_bytes())
+    line = b""
+    if upload is not None:
+        complete = was is None or was.complete
+        line = encode("upload", replace(upload, metadata=None, complete=complete).to_json(), "")
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.pwrite(fd, line, len(_LIVE))

@@ -152,6 +152,9 @@ class Forms:
         except UploadNotFound:
             return None
         except UploadGone:
+            # What failed may have died before it was forgotten; a job that was removed is not.
+            if await to_thread.run_sync(data.reclaim, name.job_id, name.fingerprint):
+                return None
             raise FormError(Fault.TAKEN) from None
         if known.fingerprint != name.fingerprint:
             raise FormError(Fault.KEY_REUSED if name.keyed else Fault.TAKEN)

@@ -52,6 +52,23 @@ class DataStoreConformance:
         assert recovered == replace(upload, offset=3, expires_at=9.0)
         assert ended is None
 
+    def test_what_was_removed_before_it_was_complete_can_be_reclaimed_once(
+        self, store: DataStore, upload: Upload
+    ) -> None:
+        named = replace(upload, id=str(uuid4()), fingerprint="mine")
+        store.create(named)
+        assert not store.reclaim(named.id, "mine")
+        store.remove(named.id)
+        assert not store.reclaim(named.id, "another's")
+        assert store.reclaim(named.id, "mine")
+        assert not store.reclaim(named.id, "mine")
+        store.create(named)
+        with closing(store.open(replace(named, token=2))) as writer:
+            writer.write([b"abcdefghij"])
+            writer.commit(replace(writer.upload, offset=10, length=10, complete=True))
+        store.remove(named.id)
+        assert not store.reclaim(named.id, "mine")
+
     def test_metadata_that_came_late_are_recovered(self, store: DataStore, upload: Upload) -> None:
         with closing(store.open(replace(upload, token=1))) as writer:
             writer.write([b"abcdefghij"])

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from storage import redis_schema as schema
-from storage.errors import StorageFull, StoreUnavailable, UploadGone
+from storage.errors import DiskFailed, StorageFull, StoreUnavailable, UploadGone
 from storage.filestore import FileStore
 from storage.job import Job, JobState
 from storage.leases import Leases
@@ -692,6 +692,22 @@ async def test_the_id_of_an_upload_that_was_removed_is_taken(site: Site) -> None
     assert (await site.post(form(FILE), X_Job_ID=ID)).status == 409
     with pytest.raises(UploadGone):
         site.uploads.data.recover(ID)
+
+
+async def test_a_server_that_died_while_it_removed_a_form_gives_its_name_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> None:
+        raise DiskFailed("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileStore, "purge", die)
+        request = await site.post(form(FILE, option("frame_skip", "0")), X_Job_ID=ID)
+    assert (request.status, site.files()) == (400, {f"{ID}.log"})
+    assert (await site.post(form(FILE), X_Job_ID=ID, Idempotency_Key=KEY)).status == 409
+    answers = await asyncio.gather(*(site.post(form(FILE), X_Job_ID=ID) for _ in range(3)))
+    assert sorted(answer.status for answer in answers) == [200, 409, 409]
+    assert (site.content(ID), await site.queued()) == (VIDEO, [ID])
 
 
 @pytest.mark.parametrize("named", [{"X_Job_ID": ID}, {"Idempotency_Key": KEY}])
