@@ -124,15 +124,28 @@ class Filling:
                 return await self._run(lease)
             except (LockLost, RecordBehind):
                 raise
-            except (UploadGone, UploadNotFound):
-                # Removed by somebody else.
+            except UploadNotFound:
+                # Somebody else has forgotten it.
                 raise
+            except UploadGone:
+                raise FormError(await self._why_gone()) from None
             except BaseException as error:
                 if await self._shall_wait(error):
                     return False
                 # Before anybody else may have it.
                 await to_the_end(self._remove(held=lease is not None))
                 raise
+
+    async def _why_gone(self) -> Fault:
+        """Tell a removal from a request of the same name that made room for itself."""
+        await asyncio.sleep(_PAUSE)
+        try:
+            await to_thread.run_sync(self._uploads.data.look, self._upload.id)
+        except UploadGone:
+            return Fault.GONE
+        except StorageError:
+            return Fault.LOST
+        return Fault.LOST
 
     async def _shall_wait(self, error: BaseException) -> bool:
         """Wait a moment for a Redis that is away, unless that was in vain for too long."""
