@@ -56,8 +56,13 @@ def main(words: Sequence[str]) -> int:
     """Measure each engine, and write or print the table."""
     options = _parser().parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
-        samples = _thinned({**_real(options.shared), **_drawn(Path(folder))}, options.each)
-        table = HEAD + "".join(_rows(options.engines, options.shared, samples))
+        samples = _real(options.shared) if options.kind != "drawn" else {}
+        if options.kind != "real":
+            samples |= _drawn(Path(folder))
+        table = HEAD
+        for row in _rows(options.engines, options.shared, _thinned(samples, options.each)):
+            print(row, end="", file=sys.stderr, flush=True)  # noqa: T201  it takes long
+            table += row
     note = f"{_circumstances()}\n\n"
     if options.write:
         _replace(note + table)
@@ -79,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.plates", description=__doc__)
     made.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     made.add_argument("--shared", type=Path, default=SHARED, help="real images, videos, weights")
+    made.add_argument("--kind", choices=("real", "drawn", "all"), default="all")
     made.add_argument("--each", type=int, default=1, metavar="N", help="only each N-th image")
     made.add_argument("--write", action="store_true", help="put the table into PLATES.md")
     return made
