@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rapidfuzz.distance import Levenshtein
 
-from processing.formats import fits, mended
+from processing.formats import fits, mended, regions
 from processing.result import Text
 from processing.text import normalise
 
@@ -23,6 +23,7 @@ LEAST_WEIGHT = 1e-3
 MOST_PIVOTS = 32
 # What a text must have of the weight to win by its form.
 LEAST_SHARE = 0.15
+ALIKE = str.maketrans("OI", "01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,24 @@ def settled(verdict: Verdict, region: Region = "any") -> str:
 
     Another text that was read often enough comes before a change of look-alike characters.
     """
-    if fits(verdict.text, region):
-        return verdict.text
+    text = _commonest(verdict) if region == "any" else verdict.text
+    if fits(text, region):
+        return text
     for rival, share in verdict.rivals:
         near = Levenshtein.distance(rival, verdict.text) == 1
         if near and share >= LEAST_SHARE and fits(rival, region):
             return rival
     return mended(verdict.text, verdict.characters, region)
+
+
+def _commonest(verdict: Verdict) -> str:
+    """Return the text or what differs from it by look-alikes, whichever has the commoner form."""
+    alike = [
+        rival
+        for rival, share in verdict.rivals
+        if share >= LEAST_SHARE and rival.translate(ALIKE) == verdict.text.translate(ALIKE)
+    ]
+    return max([verdict.text, *alike], key=lambda text: len(regions(text)))
 
 
 def _votes(reading: Reading) -> Iterator[_Vote]:

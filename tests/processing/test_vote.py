@@ -71,6 +71,13 @@ def test_a_text_of_no_form_gives_way_to_one_near_it_that_has_one() -> None:
     assert settled(vote([reading("HLOKTY1")] * 3 + [reading("HL8KTY1")])) == "HLOKTY1"
 
 
+def test_of_look_alikes_that_were_both_read_the_commoner_form_wins() -> None:
+    seen = [reading("0ZR2224")] * 2 + [reading("OZR2224")]
+    assert vote(seen).text == "0ZR2224"
+    assert settled(vote(seen)) == "OZR2224"
+    assert settled(vote([reading("0ZR2224")])) == "0ZR2224"
+
+
 def test_vote_without_readings_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one reading"):
         vote([])
