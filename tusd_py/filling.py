@@ -50,6 +50,8 @@ STEP = 5 * MB
 # Seconds that a Redis which is away is waited for, as nobody can go on with a form; and how often.
 _PATIENCE = 20.0
 _PAUSE = 0.25
+# How often it is looked whether a tombstone stays.
+_LOOKS = 8
 
 
 class Filling:
@@ -137,15 +139,17 @@ class Filling:
                 raise
 
     async def _why_gone(self) -> Fault:
-        """Tell a removal from a request of the same name that made room for itself."""
-        await asyncio.sleep(_PAUSE)
-        try:
-            await to_thread.run_sync(self._uploads.data.look, self._upload.id)
-        except UploadGone:
-            return Fault.GONE
-        except StorageError:
+        """Tell a removal from a request of the same name that makes room for itself."""
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_PAUSE)
+            try:
+                await to_thread.run_sync(self._uploads.data.look, self._upload.id)
+            except UploadGone:
+                continue
+            except StorageError:
+                pass
             return Fault.LOST
-        return Fault.LOST
+        return Fault.GONE
 
     async def _shall_wait(self, error: BaseException) -> bool:
         """Wait a moment for a Redis that is away, unless that was in vain for too long."""
