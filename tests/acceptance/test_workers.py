@@ -66,7 +66,8 @@ def _owner(connection: Connection, server: Server) -> int:
     mine = connection._socket.getsockname()[1]
     ends = f" 0100007F:{server.port:04X} 0100007F:{mine:04X} "
     lines = Path("/proc/net/tcp").read_text().splitlines()
-    [inode] = [line.split()[9] for line in lines if ends in line]
+    # A connection that is over stays there for a minute; it is nobody's.
+    [inode] = {line.split()[9] for line in lines if ends in line} - {"0"}
     [pid] = [pid for pid in server.children() if f"socket:[{inode}]" in _open_files(pid)]
     return pid
 
