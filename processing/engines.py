@@ -169,7 +169,7 @@ def _files_missing(
         f"{DETECTOR_FILES}, {READER_FILES} and its *{CONFIG_SUFFIX} in {places} or in"
         f" ~/{DETECTOR_CACHE} and ~/{READER_CACHE}",
         f"there is no {' and no '.join(wanted)}",
-        "Put the official files there, or choose PLATE_READER=rapidocr",
+        "Fetch them by `tusd-py models fetch`, or choose PLATE_READER=rapidocr",
     )
 
 
@@ -194,7 +194,7 @@ def _alpr(files: AlprFiles, name: ReaderName, threads: int) -> Engine:
             "alpr",
             f"sound model files {files.detector}, {files.reader} and {files.config.name}",
             f"they cannot be loaded ({error})",
-            "Put the official files there, or choose PLATE_READER=rapidocr",
+            "Fetch them by `tusd-py models fetch`, or choose PLATE_READER=rapidocr",
         ) from error
     names = f"{files.detector.name} and {files.reader.name}"
     return Engine(detector, reader, "alpr", f"{why}: its models {names} are on this machine")

@@ -23,6 +23,7 @@ VERBS = {
     "upload": "upload videos, resuming by itself, and print their plates",
     "analyze": "print the plates of local videos or images, without a server",
     "evaluate": "measure how well plates are read, by labelled videos and images",
+    "models": "fetch the weights of the plate reader alpr, checked, or list them",
     "doctor": "find what is amiss between UPLOAD_DIR and Redis, and mend it",
 }
 # They lie flat beside this package, where a script's or the current directory may shadow them.

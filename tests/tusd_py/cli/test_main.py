@@ -21,6 +21,7 @@ OWN_OPTIONS = {
     "doctor": ["--dry-run", "--json", "--adopt", "--upload-dir"],
     "analyze": ["--json", "--plate-reader", "--alpr-model-dir"],
     "evaluate": ["--json", "--part", "--plate-reader"],
+    "models": ["fetch", "list", "--into", "--from", "--json"],
 }
 
 
