@@ -66,11 +66,13 @@ class Results:
         ours = self._claim(upload_id, aside)
         while True:
             try:
-                return self._name(upload_id) and ours
+                self._name(upload_id)
+                break
             except FileNotFoundError:
                 # What a removal left of another one's.
                 shutil.rmtree(self._crops / upload_id, ignore_errors=True)
                 ours = self._claim(upload_id, aside)
+        return ours and self._is_named(upload_id)
 
     def _claim(self, upload_id: str, aside: Path) -> bool:
         """Tell whether the directory is ours; it may be one that a dead run could not publish."""
@@ -84,16 +86,21 @@ class Results:
             self._durability.directory(self._crops)
         return True
 
-    def _name(self, upload_id: str) -> bool:
-        """Give the result its name; False when there is one already."""
+    def _name(self, upload_id: str) -> None:
+        """Give the result its name, unless there is one already."""
         try:
-            os.link(self._crops / upload_id / _RESULT, self._path(upload_id))
-        except FileExistsError:
-            return False
+            with suppress(FileExistsError):
+                os.link(self._crops / upload_id / _RESULT, self._path(upload_id))
         finally:
             # Be it another's: he may not have come to this yet, and may have died before it.
             self._durability.directory(self.directory)
-        return True
+
+    def _is_named(self, upload_id: str) -> bool:
+        """Tell whether what has the name is what lies in the directory, whoever named it."""
+        try:
+            return (self._crops / upload_id / _RESULT).samefile(self._path(upload_id))
+        except FileNotFoundError:
+            return False
 
     def get(self, upload_id: str) -> bytes | None:
         """Return it, or None."""

@@ -92,6 +92,22 @@ def test_of_many_runs_at_once_one_publishes_all_that_it_found(results: Results) 
     assert crops(results) == [result] * 3
 
 
+def test_a_run_whose_result_another_one_names_has_published_it(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, others = os.link, list[bool]()
+
+    def link_late(*names: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        others.append(results.publish(ID, b"theirs", []))
+        link(*names)
+
+    monkeypatch.setattr(os, "link", link_late)
+    assert results.publish(ID, b"ours", [])
+    assert others == [False]
+    assert results.get(ID) == b"ours"
+
+
 @pytest.mark.parametrize("left", ["nothing", "0.jpg"])
 def test_what_a_broken_removal_left_is_in_nobodys_way(
     results: Results, tmp_path: Path, left: str
