@@ -6,6 +6,7 @@ times those that are missing or unfinished.
 
 from __future__ import annotations
 
+import secrets
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ from storage.redis_sync import alone, call, left_alone, one_by_one, redis_errors
 from storage.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from redis import Redis
 
@@ -62,6 +63,9 @@ class Reconciler:
         self._jobs = jobs
         self._listed = 0
         self._full_pass_at = 0.0
+        # Those behind their journals that somebody held, and who has this list.
+        self._held: set[str] = set()
+        self._name = secrets.token_hex(8)
 
     def reconcile(self) -> int:
         """Restore records and redrive jobs; return how many.
@@ -106,24 +110,38 @@ class Reconciler:
     def _restore_all(self) -> int:
         """Rebuild records from the journals after Redis was emptied or restarted, and at times."""
         run, checked = self._run_id()
-        if checked == run and time.monotonic() < self._full_pass_at:
-            return 0
-        try:
-            ids = self._data.ids()
-        except DiskFailed as error:
-            # What runs needs no list of what is there.
-            log.warning("reconcile.no_listing", reason=str(error))
-            return 0
-        count = 0
+        held, self._held = self._held, set()
+        count = self._restore(held)
+        # Nobody else takes this for compared: the list may die with this process.
+        nearly = f"{run} but for those of {self._name}"
+        doubt = checked not in {run, nearly}
+        if doubt or time.monotonic() >= self._full_pass_at:
+            try:
+                count += self._compare_all(doubt=doubt)
+            except DiskFailed as error:
+                # What runs needs no list of what is there.
+                log.warning("reconcile.no_listing", reason=str(error))
+                return count
+        compared = nearly if self._held else run
+        if compared != checked:
+            with redis_errors():
+                self._redis.set(schema.CHECKED, compared)
+        return count
+
+    def _compare_all(self, *, doubt: bool) -> int:
+        """Compare all that may lack something; where Redis itself is in `doubt`, just all."""
+        ids, count = self._data.ids(), 0
         while batch := list(islice(ids, _BATCH)):
             # A snapshot of Redis may be older than any journal.
-            doubted = batch if checked != run else self._incomplete(batch)
-            for upload_id in doubted:
-                with one_by_one(upload_id):
-                    count += self.restore(upload_id)
-        with redis_errors():
-            self._redis.set(schema.CHECKED, run)
+            count += self._restore(batch if doubt else self._incomplete(batch))
         self._full_pass_at = time.monotonic() + _FULL_PASS
+        return count
+
+    def _restore(self, ids: Iterable[str]) -> int:
+        count = 0
+        for upload_id in ids:
+            with one_by_one(upload_id):
+                count += self.restore(upload_id)
         return count
 
     @redis_errors()
@@ -176,6 +194,8 @@ class Reconciler:
             return False
         with left_alone(self._redis, upload.id) as token, redis_errors():
             if not token:
+                # Or a lock came back with an older Redis, and whoever had it has let go since.
+                self._held.add(upload.id)
                 return False
             # Once more: whoever had the lock may have written.
             upload, _ = self._data.recover(upload.id)

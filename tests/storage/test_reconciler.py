@@ -58,11 +58,17 @@ def test_a_result_published_before_redis_was_emptied_ends_the_job(place: Place) 
     assert place.outbox() == place.queue.job_ids == []
 
 
-def test_completion_that_a_crash_of_redis_forgot_is_found_in_the_journal(place: Place) -> None:
+def complete_only_in_the_journal(place: Place) -> str:
+    """Have an upload that Redis, rolled back, takes for unfinished."""
     upload_id = place.upload(complete=True)
     place.text.hset(schema.upload_key(upload_id), mapping={"complete": "0", "offset": "5"})
     place.text.hset(schema.job_key(upload_id), "state", "uploading")
     place.text.delete(schema.OUTBOX)
+    return upload_id
+
+
+def test_completion_that_a_crash_of_redis_forgot_is_found_in_the_journal(place: Place) -> None:
+    upload_id = complete_only_in_the_journal(place)
     place.jobs().reconcile()
     record = Upload.from_hash(place.text.hgetall(schema.upload_key(upload_id)))
     assert (record.offset, record.complete) == (len(VIDEO), True)
@@ -90,6 +96,30 @@ def test_a_record_that_somebody_writes_is_not_mended(place: Place) -> None:
     before = place.record(upload_id)
     place.jobs().reconcile()
     assert place.record(upload_id) == before
+
+
+def test_a_record_that_was_held_when_all_were_compared_is_mended_as_soon_as_it_is_not(
+    place: Place,
+) -> None:
+    upload_id = complete_only_in_the_journal(place)
+    # As a snapshot from before has it: whoever held it has let go since.
+    place.text.set(schema.lock_key(upload_id), f"{process_identity()}:9")
+    jobs = place.jobs()
+    jobs.reconcile()
+    assert place.queue.job_ids == []
+    place.text.delete(schema.lock_key(upload_id))
+    jobs.reconcile()
+    assert place.queue.job_ids == [upload_id]
+
+
+def test_who_comes_next_compares_again_what_was_held(place: Place) -> None:
+    upload_id = complete_only_in_the_journal(place)
+    place.text.set(schema.lock_key(upload_id), f"{process_identity()}:9")
+    place.jobs().reconcile()
+    place.text.delete(schema.lock_key(upload_id))
+    # The first one is dead.
+    place.jobs().reconcile()
+    assert place.queue.job_ids == [upload_id]
 
 
 def test_a_redis_that_was_rolled_back_is_raised_to_the_journals(place: Place) -> None:
