@@ -170,6 +170,8 @@ if held then
   redis.call('PUBLISH', 'tusd:process:' .. string.match(held, '^(.*):'), 'stop ' .. ARGV[1])
   return {'held', held, redis.call('PTTL', KEYS[1])}
 end
+-- Of a lock that ran out nobody was told; who waited for it is not to be in the next one's way.
+redis.call('SREM', KEYS[3], ARGV[2])
 if redis.call('EXISTS', KEYS[2]) == 0 then return {'missing'} end
 if ARGV[4] == '1' then
   local token = redis.call('HINCRBY', KEYS[2], 'token', 1)

@@ -105,6 +105,8 @@ class Filling:
         except RecordBehind as behind:
             try:
                 await self._catch_up(behind.upload)
+            except UploadGone:
+                raise FormError(await self._why_gone()) from None
             except BaseException as error:
                 if not await self._shall_wait(error):
                     await to_the_end(self._remove())

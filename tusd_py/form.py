@@ -179,13 +179,16 @@ class Forms:
 
     async def _clear(self, left: Upload) -> None:
         """Remove what is unfinished, unless somebody is about it."""
-        uploads = self._uploads
-        idle = await uploads.leases.idle(left.id)
-        if not idle or not await to_thread.run_sync(
-            uploads.data.expire, left.id, just_behind(left)
-        ):
+        data = self._uploads.data
+        idle = await self._uploads.leases.idle(left.id)
+        try:
+            ours = idle and await to_thread.run_sync(data.expire, left.id, just_behind(left))
+        except (UploadGone, UploadNotFound):
+            # Somebody else removes it just now.
+            ours = False
+        if not ours:
             raise FormError(Fault.BUSY)
-        await to_thread.run_sync(uploads.data.purge, left.id)
+        await to_thread.run_sync(data.purge, left.id)
 
     async def _read_away(self, exchange: Exchange) -> None:
         """Read a body whose answer is known; who waits to be told to send it need not."""

@@ -196,6 +196,23 @@ async def test_a_lease_that_ran_out_is_not_taken_again_where_it_is_over(
         assert lock.stop.is_set() == (what != "given back")
 
 
+@pytest.mark.parametrize("take", [True, False])
+async def test_who_waited_for_a_lease_that_ran_out_asks_no_later_holder_to_let_go(
+    locker: Lockers, redis: Redis, upload_id: str, *, take: bool
+) -> None:
+    # Nobody told them that it is free.
+    await redis.set(schema.lock_key(upload_id), f"{ELSEWHERE}:9", px=300)
+    async with locker() as one:
+        if take:
+            lock = await one.take(upload_id, lambda: None)
+        else:
+            await one.settled(upload_id)
+            lock = await one.take(upload_id, lambda: None)
+        await one._renew_batch([(upload_id, lock)])
+        assert not lock.stop.is_set()
+        await one.release(lock)
+
+
 async def test_a_holder_hears_of_a_contender_whose_message_was_lost(
     locker: Lockers, redis: Redis, upload_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

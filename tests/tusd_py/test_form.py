@@ -15,7 +15,14 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from storage import redis_schema as schema
-from storage.errors import DiskFailed, StorageFull, StoreUnavailable, UploadGone
+from storage.errors import (
+    DiskFailed,
+    StorageError,
+    StorageFull,
+    StoreUnavailable,
+    UploadGone,
+    UploadNotFound,
+)
 from storage.filestore import FileStore
 from storage.job import Job, JobState
 from storage.leases import Leases
@@ -725,6 +732,26 @@ async def test_what_a_server_left_that_died_gives_its_name_back(
     again = await site.post(form(FILE), **named)
     assert (again.status, again.answer["job_id"]) == (200, left)
     assert site.content(left) == VIDEO
+
+
+@pytest.mark.parametrize("error", [UploadGone, UploadNotFound])
+async def test_what_somebody_else_removes_just_now_is_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: type[StorageError]
+) -> None:
+    async def die(*_: Any) -> None:
+        raise asyncio.CancelledError
+
+    def gone(*_: Any) -> bool:
+        raise error("this upload was removed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Filling, "_fill", die)
+        with pytest.raises(asyncio.CancelledError):
+            await site.post(form(FILE), X_Job_ID=ID)
+    with monkeypatch.context() as patched:
+        patched.setattr(FileStore, "expire", gone)
+        assert (await site.post(form(FILE), X_Job_ID=ID)).status == 409
+    assert (await site.post(form(FILE), X_Job_ID=ID)).status == 200
 
 
 async def test_without_a_name_every_request_is_a_job_of_its_own(site: Site) -> None:
