@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 _PIPE_SIZE = 2**20
 # Bytes of memory, which is twice what the disk is fastest with: each write costs time.
-_RING_SIZE = 4 * 2**20
+_RING_SIZE = 2 * 2**20
 # The same where there are many.
-_BLOCK_SIZE = 2**20
+_BLOCK_SIZE = 2**19
 
 
 class Vessel(Protocol):
