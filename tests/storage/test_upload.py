@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,11 @@ uploads = st.builds(
     segments=st.lists(
         st.tuples(st.integers(0, 1000), st.integers(0, 2**63 - 1)), min_size=1, max_size=9
     ).map(tuple),
+    concat=st.none() | st.text(min_size=1),
+    dialect=st.sampled_from(["tus", "ietf"]),
+    repr_digest=st.none() | st.text(min_size=1),
+    fingerprint=st.none() | st.text(min_size=1),
+    request_id=st.none() | st.text(min_size=1),
 )
 
 
@@ -35,6 +41,12 @@ def test_the_hash_gives_back_the_record(upload: Upload) -> None:
 @given(uploads)
 def test_the_json_gives_back_the_record(upload: Upload) -> None:
     assert Upload.from_json(json.loads(json.dumps(upload.to_json()))) == upload
+
+
+@given(uploads)
+def test_an_upload_that_has_come_further_keeps_all_else(upload: Upload) -> None:
+    come = replace(upload, offset=5, length=9, expires_at=3.0, complete=True)
+    assert upload.at(5, 9, 3.0, complete=True) == come
 
 
 def test_metadata_is_told_as_text_and_what_cannot_be_read_is_left_out() -> None:

@@ -134,7 +134,7 @@ def serving(
     http: Any, *, native: bool = False, receiver: Receiver | None = None, keep_alive: int = 5
 ) -> Iterator[tuple[App, int]]:
     """Run a server in a thread, and return its app and port."""
-    app, listening = App(), socket.create_server(("127.0.0.1", 0))
+    app = App()
     front = Front(app.find, Cors("*").fields, 65536, 60.0, receiver)
     http = partial(http, front=front) if native else http
     config = uvicorn.Config(
@@ -146,12 +146,20 @@ def serving(
         access_log=False,
         timeout_keep_alive=keep_alive,
     )
-    app.server = server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listening],))
+    app.server = uvicorn.Server(config)
+    with listening(app.server) as port:
+        yield app, port
+
+
+@contextmanager
+def listening(server: uvicorn.Server) -> Iterator[int]:
+    """Run a server in a thread, and return its port."""
+    on = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([on],))
     thread.start()
     try:
         eventually(lambda: server.started or None, "server")
-        yield app, listening.getsockname()[1]
+        yield on.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join()

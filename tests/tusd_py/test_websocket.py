@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 
 from tests.acceptance.process import eventually
 from tests.acceptance.raw import Connection
+from tests.tusd_py.test_ingest import listening
 from tusd_py.crowd import Crowd
 from tusd_py.exchange import CUT
 from tusd_py.ingest import HttpProtocol
@@ -68,18 +69,12 @@ class App:
 
 @contextmanager
 def serving(**options: Any) -> Iterator[tuple[App, int]]:
-    app, listening = App(), socket.create_server(("127.0.0.1", 0))
+    app = App()
     options = {"http": HttpProtocol, "ws": WebSocketProtocol, "lifespan": "off", **options}
     config = uvicorn.Config(app, log_config=None, **options)
-    app.server = server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    try:
-        eventually(lambda: server.started or None, "server")
-        yield app, listening.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
+    app.server = uvicorn.Server(config)
+    with listening(app.server) as port:
+        yield app, port
 
 
 @pytest.fixture(scope="module")
