@@ -25,6 +25,8 @@ Quad: TypeAlias = tuple[Point, Point, Point, Point]
 
 
 SURELY_A_PLATE = 0.6
+# Picture, box, class and score: what YOLOv9 with its suppression built in says of each object.
+END_TO_END = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,9 @@ class AlprDetector:
         model: ONNX file of the model.
         threads: cores to use.
         least_score: candidates below are dropped, 0 to 1.
+
+    Raises:
+        ValueError: the file is a model of another kind.
     """
 
     name = "open-image-models"
@@ -202,6 +207,8 @@ class AlprDetector:
             providers=["CPUExecutionProvider"],
             sess_options=session_options(threads),
         )
+        # Of a model of another kind the library would only ever say that it found nothing.
+        _refuse_unless_detector(self._model.model)
         self.versions = {
             "open-image-models": metadata.version("open-image-models"),
             "onnxruntime": onnxruntime.__version__,
@@ -226,6 +233,20 @@ class AlprDetector:
             )
             for found in self._model.predict(image)
         ]
+
+
+def _refuse_unless_detector(session: Any) -> None:
+    image, found = session.get_inputs()[0].shape, session.get_outputs()[0].shape
+    if len(image) != len("NCHW") or image[1] != len("RGB") or found[-1] != END_TO_END:
+        raise ValueError(
+            "expected a plate detector that takes pictures as N x 3 x side x side and gives rows"
+            f" of {END_TO_END} numbers, got a model that takes {_shown(image)} and gives"
+            f" {_shown(found)}"
+        )
+
+
+def _shown(shape: Sequence[int | str]) -> str:
+    return " x ".join(str(length) for length in shape)
 
 
 def rapidocr_engine(threads: int, more: Mapping[str, Any]) -> Any:

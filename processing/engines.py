@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 ReaderName: TypeAlias = Literal["auto", "rapidocr", "easyocr", "alpr"]
 
 DETECTOR_FILES = "yolo-v9-*-license-plates-end2end*.onnx"
+DETECTOR_NAME = re.compile(r"yolo-v9-([a-z])-(\d{1,5})-license-plates-(.*)")
+# Of the networks of YOLOv9, the smallest first.
+CLASSES = "tsmce"
 READER_FILES = "cct_*_global.onnx"
 CONFIG_SUFFIX = "_plate_config.yaml"
 DETECTOR_CACHE = Path(".cache") / "open-image-models"
@@ -138,8 +142,21 @@ def find_alpr(alpr_model_dir: Path | None = None, home: Path | None = None) -> A
 
 def _detectors(folder: Path | None, cache: Path) -> Iterator[Path]:
     if folder is not None:
-        yield from sorted(folder.glob(DETECTOR_FILES))
-    yield from sorted(cache.glob(f"*/{DETECTOR_FILES}"))
+        yield from sorted(folder.glob(DETECTOR_FILES), key=_precision, reverse=True)
+    yield from sorted(cache.glob(f"*/{DETECTOR_FILES}"), key=_precision, reverse=True)
+
+
+def _precision(detector: Path) -> tuple[int, int, bool, str]:
+    """Return what sorts detectors as their authors measured them, the best last.
+
+    By the mAP50 in open-image-models' README: the class of the network first, then the side of its
+    input. Of two alike the one that nobody quantised again comes first.
+    """
+    told = DETECTOR_NAME.match(detector.name)
+    if told is None:
+        return -1, 0, False, detector.name
+    network, side, rest = told.groups()
+    return CLASSES.find(network), int(side), rest == "end2end.onnx", detector.name
 
 
 def _readers(folder: Path | None, cache: Path) -> Iterator[Path]:

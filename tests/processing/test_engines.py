@@ -54,6 +54,58 @@ def test_the_newer_generation_of_readers_is_preferred(tmp_path: Path) -> None:
     assert find_alpr(folder, home=tmp_path).reader.name == READER
 
 
+def test_of_several_detectors_the_one_known_as_the_best_is_taken(tmp_path: Path) -> None:
+    names = [
+        "yolo-v9-s-608-license-plates-end2end.onnx",
+        DETECTOR,
+        "yolo-v9-t-416-license-plates-end2end.onnx",
+        "yolo-v9-t-416-license-plates-end2end1.onnx",
+        "yolo-v9-mine-license-plates-end2end.onnx",
+    ]
+    folder = laid(tmp_path / "models", *names, READER, CONFIG)
+    for name in names:
+        assert find_alpr(folder, home=tmp_path).detector.name == name
+        (folder / name).unlink()
+
+
+def test_a_detector_in_the_model_folder_comes_before_a_better_one_in_a_cache(
+    tmp_path: Path,
+) -> None:
+    better = "yolo-v9-s-608-license-plates-end2end.onnx"
+    laid(tmp_path / ".cache/open-image-models/yolo-v9-s-608-license-plate-end2end", better)
+    folder = laid(tmp_path / "models", DETECTOR, READER, CONFIG)
+    assert find_alpr(folder, home=tmp_path).detector.name == DETECTOR
+
+
+def test_a_model_that_is_no_detector_is_refused_with_what_it_takes_and_gives(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("open_image_models")
+    folder = laid(tmp_path / "models", READER, CONFIG)
+    (folder / DETECTOR).write_bytes(identity(1, 3, 64, 64))
+    said = "rows of 7 numbers, got a model that takes 1 x 3 x 64 x 64 and gives 1 x 3 x 64 x 64"
+    with pytest.raises(ReaderUnavailable, match=said):
+        choose("alpr", alpr_model_dir=folder, home=tmp_path)
+
+
+def identity(*shape: int) -> bytes:
+    """Return an ONNX model that gives what it takes: the few fields of it that have to be there."""
+    sides = b"".join(_field(1, _number(1, side)) for side in shape)
+    kind = _field(2, _field(1, _number(1, 1) + _field(2, sides)))
+    node = _field(1, b"x") + _field(2, b"y") + _field(4, b"Identity")
+    ends = _field(11, _field(1, b"x") + kind) + _field(12, _field(1, b"y") + kind)
+    graph = _field(1, node) + _field(2, b"graph") + ends
+    return _number(1, 8) + _field(7, graph) + _field(8, _number(2, 17))
+
+
+def _field(tag: int, content: bytes) -> bytes:
+    return bytes([tag << 3 | 2, len(content)]) + content
+
+
+def _number(tag: int, value: int) -> bytes:
+    return bytes([tag << 3, value])
+
+
 @pytest.mark.parametrize(
     ("there", "missing"),
     [
