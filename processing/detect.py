@@ -177,7 +177,7 @@ class TextPlateDetector:
         ]
         width = round(frame_width * scale)
         return [
-            _scaled(line, 1 / scale)
+            scaled(line, 1 / scale)
             for line in (*lines, *_joined(lines))
             if self._geometry.admits(line, width)
         ]
@@ -342,7 +342,8 @@ def _upright(box: Any) -> Quad:
     return (left, top), (right, top), (right, bottom), (left, bottom)
 
 
-def _scaled(candidate: Candidate, factor: float) -> Candidate:
+def scaled(candidate: Candidate, factor: float) -> Candidate:
+    """Return the candidate in a picture so many times as large."""
     first, second, third, fourth = ((x * factor, y * factor) for x, y in candidate.quad)
     return replace(candidate, quad=(first, second, third, fourth))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from processing.ahead import ahead
 from processing.crop import picture
+from processing.detect import scaled, shrink
 from processing.gate import Gate, overlap
 from processing.result import Analysis, Box, Part, Reading
 from processing.text import is_plate, may_be_plate, normalise, plausibility
@@ -38,6 +39,9 @@ AHEAD_PIXELS = 4096 * 2304
 RELIABLE = 3
 # So many views are cheap enough for each frame of a video.
 FEW_VIEWS = 2
+# A still image in which nothing surer was read is looked at again, shrunk to so many pixels.
+UNSURE = 0.6
+SECOND_LOOK = 704
 # A character more is worth this much confidence, and joining two lines costs so much: the join
 # must bring three characters more than its better part.
 WORTH_OF_A_CHARACTER = 0.06
@@ -171,10 +175,23 @@ class _Search:
         frame = whole if self._within is None else _within(whole, self._within)
         with self._clock("detect"):
             candidates = self._detected(frame)
-        with self._clock("read"):
-            readings = best_readings(frame, candidates, self._texts(frame, candidates))
+        readings = self._best(frame, candidates)
+        if self._is_still and not any(reading.confidence > UNSURE for reading in readings):
+            with self._clock("detect"):
+                more = self._from_further_away(frame)
+            readings = self._best(frame, [*candidates, *more])
         self._readings += len(readings)
         return readings
+
+    def _best(self, frame: Frame, candidates: Sequence[Candidate]) -> list[Reading]:
+        with self._clock("read"):
+            return best_readings(frame, candidates, self._texts(frame, candidates))
+
+    def _from_further_away(self, frame: Frame) -> list[Candidate]:
+        # Detectors of texts miss large letters as well as small ones.
+        small, scale = shrink(frame.image, SECOND_LOOK)
+        found = self._detector.detect(small, thorough=True) if scale < 1 else []
+        return [scaled(candidate, 1 / scale) for candidate in found]
 
     def _detected(self, frame: Frame) -> list[Candidate]:
         tracks = self._tracker.open_at(frame.time)

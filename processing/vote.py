@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # A weight of nothing at all would make a lone unsure reading vanish.
 LEAST_WEIGHT = 1e-3
 MOST_PIVOTS = 32
-# What a text must have of the weight to win by its form.
-LEAST_SHARE = 0.15
+# What a text must have of the weight to win by its form: more than one view of four has.
+LEAST_SHARE = 0.3
 ALIKE = str.maketrans("OI", "01")
 
 

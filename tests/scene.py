@@ -312,7 +312,7 @@ def _draw(setting: Setting, picture: Image, car: Car, texture: Image, moment: fl
         _fill(picture, _of_car(setting, car, moment, corners), colour)
     for corners, fixed in _details(car):
         _fill(picture, _of_car(setting, car, moment, corners), fixed)
-    _paste(picture, texture, _plate_corners(setting, car, moment))
+    paste(picture, texture, _plate_corners(setting, car, moment))
 
 
 def _body(car: Car) -> Iterator[tuple[list[list[float]], float]]:
@@ -347,7 +347,7 @@ def _fill(picture: Image, corners: Floats, colour: Sequence[int]) -> None:
     cv2.fillConvexPoly(picture, fixed, list(colour), cv2.LINE_AA, 4)
 
 
-def _paste(picture: Image, texture: Image, corners: Floats) -> None:
+def paste(picture: Image, texture: Image, corners: Floats) -> None:
     height, width = picture.shape[:2]
     left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
     right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 2

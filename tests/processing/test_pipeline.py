@@ -320,6 +320,33 @@ def still_clip(folder: Path, seconds: int, plate_until: int) -> Path:
     return path
 
 
+class FromAfar(FixedDetector):
+    """Find a plate in small pictures only."""
+
+    def detect(
+        self, image: Image, within: Box | None = None, *, thorough: bool = False
+    ) -> list[Candidate]:
+        found = super().detect(image, within)
+        return found if image.shape[1] < 1000 else []
+
+
+def test_a_still_in_which_nothing_was_read_is_looked_at_from_further_away(tmp_path: Path) -> None:
+    path = tmp_path / "still.png"
+    cv2.imwrite(str(path), np.full((1056, 1408, 3), 90, np.uint8))
+    detector = FromAfar()
+    (plate,) = analyse(path, detector, FixedReader(), ignore).plates
+    assert plate.box == Box(20, 20, 160, 40)
+    assert detector.seen == 2
+
+
+def test_a_still_in_which_a_plate_was_read_is_looked_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "still.png"
+    cv2.imwrite(str(path), np.full((1056, 1408, 3), 90, np.uint8))
+    detector = FixedDetector()
+    analyse(path, detector, FixedReader(), ignore)
+    assert detector.seen == 1
+
+
 def blank() -> Frame:
     """Return a frame whose picture does not matter."""
     return Frame(0, 0.0, np.zeros((2, 2, 3), np.uint8))

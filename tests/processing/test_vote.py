@@ -65,10 +65,15 @@ def test_what_else_was_read_is_told_with_its_share() -> None:
 
 
 def test_a_text_of_no_form_gives_way_to_one_near_it_that_has_one() -> None:
-    seen = [reading("MHGV4L")] * 3 + [reading("MH6V4L")]
+    seen = [reading("MHGV4L")] * 2 + [reading("MH6V4L")]
     assert vote(seen).text == "MHGV4L"
     assert settled(vote(seen)) == "MH6V4L"
     assert settled(vote([reading("HLOKTY1")] * 3 + [reading("HL8KTY1")])) == "HLOKTY1"
+
+
+def test_one_view_of_four_does_not_win_by_its_form() -> None:
+    seen = [reading("YF2U68")] * 3 + [reading("YF2U6B")]
+    assert settled(vote(seen)) == "YF2U68"
 
 
 def test_of_look_alikes_that_were_both_read_the_commoner_form_wins() -> None:
