@@ -101,11 +101,19 @@ class Downloads:
         if not protocol.is_upload_id(upload_id):
             raise ProtocolError(Code.NOT_FOUND)
         upload = await self._info.find(upload_id)
-        if upload is None:
-            # Redis has lost it, or it was removed: the journal knows. A GET restores nothing.
-            upload = (await to_thread.run_sync(self._data.recover, upload_id))[0]
+        if upload is None or not upload.complete:
+            # Redis has lost it, was rolled back, or it was removed: the journal knows.
+            upload = await to_thread.run_sync(self._journalled, upload_id)
         if not upload.complete or upload.partial:
             raise ProtocolError(Code.NOT_FOUND, "this upload is not finished, or only a part")
+        return upload
+
+    def _journalled(self, upload_id: str) -> Upload:
+        # A GET restores nothing.
+        upload = self._data.recover(upload_id)[0]
+        if upload.complete:
+            # Whoever completed it may wait for the disk still.
+            self._data.settle(upload_id)
         return upload
 
     def _open(self, upload: Upload) -> BinaryIO:

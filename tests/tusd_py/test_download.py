@@ -408,8 +408,9 @@ async def test_what_was_never_here_is_404(place: Place, upload_id: str) -> None:
 
 
 async def test_an_unfinished_upload_is_404(place: Place) -> None:
-    upload = place.upload()
-    place.records.uploads[upload.id] = replace(upload, offset=9, complete=False)
+    upload = Upload(str(uuid4()), len(CONTENT), None, 784903526.5, 9e9)
+    place.data.create(upload)
+    place.records.uploads[upload.id] = upload
     answer = await place.get(upload.id)
     assert (answer.status, b"not finished" in answer.body) == (404, True)
 
@@ -428,6 +429,14 @@ async def test_a_record_that_was_lost_is_read_from_the_journal(place: Place) -> 
     place.records.uploads.clear()
     assert (await place.get(upload.id)).body == CONTENT
     assert not place.records.uploads
+
+
+async def test_a_record_that_was_rolled_back_is_read_from_the_journal(place: Place) -> None:
+    upload = place.upload()
+    earlier = replace(upload, offset=1, complete=False)
+    place.records.uploads[upload.id] = earlier
+    assert (await place.get(upload.id)).body == CONTENT
+    assert place.records.uploads[upload.id] == earlier
 
 
 async def test_without_records_it_is_503_and_to_be_tried_again(place: Place) -> None:
