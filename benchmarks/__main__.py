@@ -17,7 +17,7 @@ from benchmarks.peers import PEERS, peers
 from benchmarks.programs import LOAD, RECEIVER, CannotBuild, build
 from benchmarks.report import document, summary
 from benchmarks.rows import rows
-from benchmarks.servers import DoesNotStart, Kind, Running, bare, ours, place
+from benchmarks.servers import DoesNotStart, Kind, Running, bare, bare_asgi, ours, place
 from benchmarks.tables import Results
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.rows import Row
 
 POLICIES = ("none", "request", "interval")
-KNOWN = ("splice", "recv", "ours", "ours-request", "ours-interval", *PEERS)
+KNOWN = ("splice", "recv", "bare-asgi", "ours", "ours-request", "ours-interval", *PEERS)
 
 
 def main(words: Sequence[str]) -> int:
@@ -93,7 +93,7 @@ def chosen_kinds(options: argparse.Namespace, tell: Callable[[str], None]) -> li
     """Return the servers that were asked for."""
     receiver = build(RECEIVER)
     names = options.servers.split(",") if options.servers else None
-    every = [bare("splice", receiver), bare("recv", receiver), *map(ours, POLICIES)]
+    every = [bare("splice", receiver), bare("recv", receiver), bare_asgi(), *map(ours, POLICIES)]
     every += peers(lambda name: names is None or name in names, tell)
     other = [Kind("other", options.command.split())] if options.command else []
     if names is None:

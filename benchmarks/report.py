@@ -23,6 +23,8 @@ METHOD = """\
 what the other servers do; `ours-request` and `ours-interval` are the policies that promise more.
 `splice` and `recv` are bare receivers in C (`receiver.c`): a thread a connection, no checks, bytes
 from the socket into a file by splice with `SO_RCVLOWAT` or by recv + pwrite, answers of tus.
+`bare-asgi` does the same in Python (`bare_asgi.py`): no checks, no locks, no journal, one ASGI
+callable on uvicorn with uvloop and httptools: what these leave to any server that stands on them.
 The client (`load.c`) checks every status and `Upload-Offset`; it shares the cores with the server.
 
 Servers take turns in each row, and rounds have fresh servers in fresh directories. A figure is the
@@ -66,7 +68,7 @@ def _tables(results: Results, rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _peers(results: Results) -> list[str]:
-    return [name for name in results.servers() if name not in {LIMIT, "recv", *OURS}]
+    return [name for name in results.servers() if name not in {LIMIT, "recv", "bare-asgi", *OURS}]
 
 
 def _per_operation(figures: Figures) -> float | None:

@@ -30,6 +30,7 @@ _WORTH_CUTTING = 8192
 # linux/fs.h: ext4 takes the subdirectories for unrelated, and puts each where there is room.
 _GET_FLAGS, _SET_FLAGS, _TOP_OF_TREES = 0x80086601, 0x40086602, 0x20000
 _LARGE_ROWS = frozenset({"big", "big_8m", "big_1m", "parallel_8", "parallel_32"})
+_SMALL_ROWS = frozenset({"create_patch_16", "creation_with_upload_16", "head_16"})
 _POLICY_ROWS = frozenset({"create_patch_16", "creation_with_upload_16", "big", "parallel_8"})
 # Of the environment nothing else is handed on: settings of whoever measures would count too.
 _INHERITED = ("HOME", "LANG", "PATH", "TMPDIR")
@@ -101,6 +102,14 @@ def bare(way: str, receiver: Path) -> Kind:
     """Return a bare receiver: `splice` or `recv`, which do the same with small bodies."""
     rows = None if way == "splice" else _LARGE_ROWS
     return Kind(way, (str(receiver), way, "{directory}", "{port}"), rows=rows, instant=True)
+
+
+def bare_asgi() -> Kind:
+    """Return a bare app on uvicorn: the limit of a server in Python, as `bare` is of any."""
+    words = "-m uvicorn --log-level error --no-access-log --no-server-header --port {port}"
+    app = ("--app-dir", str(Path(__file__).parents[1]), "benchmarks.bare_asgi:app")
+    environment = {"UPLOAD_DIR": "{directory}"}
+    return Kind("bare-asgi", (sys.executable, *words.split(), *app), environment, rows=_SMALL_ROWS)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.measure import Bench
 from benchmarks.programs import LOAD, RECEIVER, CannotBuild, build
 from benchmarks.rows import rows
-from benchmarks.servers import Kind, Running, bare, place, started
+from benchmarks.servers import Kind, Running, bare, bare_asgi, place, started
 from tests.acceptance.process import unavailable
 
 if TYPE_CHECKING:
@@ -155,9 +155,10 @@ def test_nobody_who_listens_is_an_error(programs: Path) -> None:
     assert (told["operations"], told["errors"]) == (0, 1)
 
 
-@pytest.fixture(params=["splice", "recv"])
+@pytest.fixture(params=["splice", "recv", "bare-asgi"])
 def receiver(request: pytest.FixtureRequest, programs: Path, tmp_path: Path) -> Iterator[Running]:
-    kind = bare(request.param, programs / "receiver")
+    way = request.param
+    kind = bare_asgi() if way == "bare-asgi" else bare(way, programs / "receiver")
     with place(tmp_path) as below, started([kind], below) as [running]:
         yield running
 
