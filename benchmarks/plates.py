@@ -1,7 +1,8 @@
 """`python -m benchmarks.plates`: how well and how fast each engine reads plates.
 
 Real images and videos are read where they lie beside the project, in `../shared`; drawn ones are
-made anew. The table goes into PLATES.md, between its two marks; the rest there is written by hand.
+made anew. What was measured replaces its rows of the table in PLATES.md, between its two marks; the
+other rows stay, and the rest there is written by hand.
 """
 
 from __future__ import annotations
@@ -17,116 +18,77 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.plate_sets import KINDS, TOGETHER, samples
 from processing.engines import choose
 from processing.errors import ReaderUnavailable
-from processing.evaluate import Label, Outcome, Score, read_labels, score
+from processing.evaluate import Outcome, Score, score
 from processing.pipeline import analyse
-from tests.scene import Setting, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from benchmarks.plate_sets import Samples
     from processing.engines import Engine, ReaderName
+    from processing.evaluate import Label
 
 PLACE = Path(__file__).with_name("PLATES.md")
 SHARED = Path(__file__).parents[2] / "shared"
 LIBRARIES = ("onnxruntime", "opencv-python-headless", "rapidocr", "fast-plate-ocr")
 ENGINES: tuple[ReaderName, ...] = ("rapidocr", "alpr")
-# Read by eye; the second one shows no plate that could be read.
-FILMS = {
-    "parkpow_cars.mp4": ("34A36837", "34A23126", "89C20339"),
-    "intel_car-detection.mp4": (),
-}
-# No seed of the tests, and none that anything was tuned on.
-DRAWN = (
-    Setting(seed=101, width=1920, height=1088, fps=30, seconds=4.0, plates=2),
-    Setting(seed=102, seconds=4.0, plates=2),
-    Setting(seed=103, seconds=4.0, plates=2),
-)
 MARKS = "<!-- figures -->\n", "<!-- end of figures -->\n"
 HEAD = (
-    "| engine | set | plates | exact | CER | recall | false/min | ECE | x real time | s/image |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    "| engine | set | plates | exact | CER | recall | false/min | ECE | x real time | s/image"
+    " | measured (UTC), load |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
 )
-
-Samples = dict[str, list[tuple[Path, tuple[Label, ...]]]]
 
 
 def main(words: Sequence[str]) -> int:
     """Measure each engine, and write or print the table."""
     options = _parser().parse_args(words)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        samples = _real(options.shared) if options.kind != "drawn" else {}
-        if options.kind != "real":
-            samples |= _drawn(Path(folder))
-        table = HEAD
-        for row in _rows(options.engines, options.shared, _thinned(samples, options.each)):
+        found: Samples = {}
+        for kind in options.kind:
+            found |= samples(kind, options.shared, Path(folder))
+        for row in _rows(options.engines, options.shared, _thinned(found, options.each)):
             print(row, end="", file=sys.stderr, flush=True)  # noqa: T201  it takes long
-            table += row
-    note = f"{_circumstances()}\n\n"
+            rows.append(row)
     if options.write:
-        _replace(note + table)
+        _replace(rows)
     else:
-        print(note + table)  # noqa: T201  talks to people
+        print(_table(rows))  # noqa: T201  talks to people
     return 0
-
-
-def _circumstances() -> str:
-    names = [f"{name} {version(name)}" for name in LIBRARIES]
-    versions = ", ".join([f"Python {platform.python_version()}", *names])
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores with a load average of"
-        f" {os.getloadavg()[2]:.1f} over 15 minutes, {versions}."
-    )
 
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.plates", description=__doc__)
     made.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     made.add_argument("--shared", type=Path, default=SHARED, help="real images, videos, weights")
-    made.add_argument("--kind", choices=("real", "drawn", "all"), default="all")
-    made.add_argument("--each", type=int, default=1, metavar="N", help="only each N-th image")
-    made.add_argument("--write", action="store_true", help="put the table into PLATES.md")
+    made.add_argument("--kind", nargs="+", choices=KINDS, default=KINDS)
+    made.add_argument("--each", type=int, default=1, metavar="N", help="only each N-th file")
+    made.add_argument("--write", action="store_true", help="put the rows into PLATES.md")
     return made
 
 
-def _real(shared: Path) -> Samples:
-    found: Samples = {}
-    labels = shared / "plates" / "labels.csv"
-    if labels.is_file():
-        with labels.open(encoding="utf-8", newline="") as lines:
-            for file, told in read_labels(lines).items():
-                name = f"stills {file.partition('/')[0]}"
-                found.setdefault(name, []).append((labels.parent / file, told))
-    for name, texts in FILMS.items():
-        path = shared / "videos" / name
-        if path.is_file():
-            found[name] = [(path, tuple(Label(text) for text in texts))]
-    return found
+def _thinned(found: Samples, each: int) -> Samples:
+    return {name: files[::each] for name, files in found.items()}
 
 
-def _drawn(folder: Path) -> Samples:
-    made = []
-    for setting in DRAWN:
-        path = folder / f"{setting.seed}.webm"
-        shown = write(path, setting)
-        made.append((path, tuple(Label(one.text) for one in shown)))
-    return {"drawn 1080p/30": made[:1], "drawn 720p/25": made[1:]}
-
-
-def _thinned(samples: Samples, each: int) -> Samples:
-    return {name: files[::each] for name, files in samples.items()}
-
-
-def _rows(engines: Sequence[ReaderName], shared: Path, samples: Samples) -> Iterator[str]:
+def _rows(engines: Sequence[ReaderName], shared: Path, found: Samples) -> Iterator[str]:
     for name in engines:
         try:
             engine = choose(name, alpr_model_dir=shared / "models")
         except ReaderUnavailable as error:
             print(f"{name} is left out: {error}", file=sys.stderr)  # noqa: T201
             continue
-        for kind, files in samples.items():
-            yield _row(engine.name, kind, score([_outcome(engine, *one) for one in files]))
+        hard: list[Outcome] = []
+        for kind, files in found.items():
+            outcomes = [_outcome(engine, *one) for one in files]
+            hard += outcomes if "hard" in kind else []
+            yield _row(engine.name, kind, score(outcomes))
+        if hard:
+            yield _row(engine.name, TOGETHER, score(hard))
 
 
 def _outcome(engine: Engine, path: Path, labels: tuple[Label, ...]) -> Outcome:
@@ -146,13 +108,36 @@ def _row(engine: str, kind: str, one: Score) -> str:
         (one.seconds_per_image, 2),
     )
     cells = ("" if value is None else f"{value:.{places}f}" for value, places in figures)
-    return f"| {' | '.join([engine, kind, str(one.labels), *cells])} |\n"
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M}, {os.getloadavg()[1]:.1f}"
+    return f"| {' | '.join([engine, kind, str(one.labels), *cells, now])} |\n"
 
 
-def _replace(table: str) -> None:
+def _table(rows: Iterable[str]) -> str:
+    names = [f"{name} {version(name)}" for name in LIBRARIES]
+    versions = ", ".join([f"Python {platform.python_version()}", *names])
+    return f"{os.cpu_count()} cores, {versions}.\n\n{HEAD}{''.join(rows)}"
+
+
+def _replace(rows: Iterable[str]) -> None:
     before, start, rest = PLACE.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+    old, end, after = rest.partition(MARKS[1])
+    table = _table(_together(old.splitlines(keepends=True), rows))
     PLACE.write_text(f"{before}{start}\n{table}\n{end}{after}", encoding="utf-8")
+
+
+def _together(old: Iterable[str], new: Iterable[str]) -> list[str]:
+    """Return the rows of both, where both have one the new; those of each engine side by side."""
+    kept = {_name(row): row for row in old if row.startswith(ENGINE_CELLS)}
+    kept |= {_name(row): row for row in new}
+    return sorted(kept.values(), key=lambda row: ENGINE_CELLS.index(f"| {_name(row)[0]} |"))
+
+
+def _name(row: str) -> tuple[str, str]:
+    engine, kind, *_ = (cell.strip() for cell in row.strip().strip("|").split("|"))
+    return engine, kind
+
+
+ENGINE_CELLS = tuple(f"| {name} |" for name in ENGINES)
 
 
 if __name__ == "__main__":

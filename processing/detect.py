@@ -38,12 +38,14 @@ class Candidate:
         score: the detector's own confidence, 0 to 1.
         joined: it is two lines that may be one plate; the two are candidates as well.
         worded: the detector knows plates from other texts, so that it may show a word.
+        half: it is the upper or lower half of a place that may show two lines, and nothing alone.
     """
 
     quad: Quad
     score: float
     joined: bool = False
     worded: bool = False
+    half: bool = False
 
     @property
     def box(self) -> Box:
@@ -99,11 +101,13 @@ class PlateGeometry:
 
     Args:
         aspects: least and greatest width / height of the line.
+        square: likewise of a place that may be two lines, found as one.
         least_height: pixels in the searched image.
         greatest_width: share of the searched image's width.
     """
 
     aspects: tuple[float, float] = (1.2, 9.0)
+    square: tuple[float, float] = (1.0, 1.8)
     least_height: float = 6.0
     greatest_width: float = 0.9
 
@@ -116,6 +120,12 @@ class PlateGeometry:
             and least <= width / height <= greatest
             and width <= self.greatest_width * image_width
         )
+
+    def may_be_two_lines(self, candidate: Candidate) -> bool:
+        """Tell whether a candidate has the shape of a plate with two lines."""
+        width, height = candidate.size
+        least, greatest = self.square
+        return height >= 2 * self.least_height and least <= width / height <= greatest
 
 
 class TextPlateDetector:
@@ -176,11 +186,10 @@ class TextPlateDetector:
             for corners, score in zip(found.boxes, found.scores, strict=True)
         ]
         width = round(frame_width * scale)
-        return [
-            scaled(line, 1 / scale)
-            for line in (*lines, *_joined(lines))
-            if self._geometry.admits(line, width)
-        ]
+        plates = [line for line in (*lines, *_joined(lines)) if self._geometry.admits(line, width)]
+        squares = [line for line in lines if self._geometry.may_be_two_lines(line)]
+        halves = [half for square in squares for half in _halves(square)]
+        return [scaled(found, 1 / scale) for found in (*plates, *halves)]
 
 
 class AlprDetector:
@@ -322,6 +331,17 @@ def _joined(lines: Sequence[Candidate]) -> Iterator[Candidate]:
             if _adjoin(left, right):
                 corners = (left.quad[0], right.quad[1], right.quad[2], left.quad[3])
                 yield Candidate(corners, min(left.score, right.score), joined=True)
+
+
+def _halves(square: Candidate) -> Iterator[Candidate]:
+    top_left, top_right, bottom_right, bottom_left = square.quad
+    left, right = _between(top_left, bottom_left), _between(top_right, bottom_right)
+    yield replace(square, quad=(top_left, top_right, right, left), half=True)
+    yield replace(square, quad=(left, right, bottom_right, bottom_left), half=True)
+
+
+def _between(one: Point, other: Point) -> Point:
+    return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2
 
 
 def _adjoin(left: Candidate, right: Candidate) -> bool:

@@ -10,14 +10,14 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from processing.ahead import ahead
-from processing.crop import picture
 from processing.detect import scaled, shrink
 from processing.gate import Gate, overlap
-from processing.result import Analysis, Box, Part, Reading
-from processing.text import is_plate, may_be_plate, normalise, plausibility
+from processing.look import best_readings
+from processing.result import Analysis, Box, Part
+from processing.stack import paired, with_stacks
+from processing.text import may_be_plate, normalise
 from processing.track import Tracker, plates, without_overlays
 from processing.video import MOST_PIXELS, open_video
-from processing.vote import vote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from processing.detect import Candidate, PlateDetector
     from processing.formats import Region
     from processing.read import PlateReader
-    from processing.result import Plate, Text, VideoInfo
+    from processing.result import Plate, Reading, Text, VideoInfo
     from processing.track import Track
     from processing.video import Frame, Source, Video
 
@@ -42,10 +42,6 @@ FEW_VIEWS = 2
 # A still image in which nothing surer was read is looked at again, shrunk to so many pixels.
 UNSURE = 0.6
 SECOND_LOOK = 704
-# A character more is worth this much confidence, and joining two lines costs so much: the join
-# must bring three characters more than its better part.
-WORTH_OF_A_CHARACTER = 0.06
-COST_OF_A_JOIN = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +181,8 @@ class _Search:
 
     def _best(self, frame: Frame, candidates: Sequence[Candidate]) -> list[Reading]:
         with self._clock("read"):
-            return best_readings(frame, candidates, self._texts(frame, candidates))
+            texts = self._texts(frame, candidates)
+            return best_readings(frame, *with_stacks(candidates, texts))
 
     def _from_further_away(self, frame: Frame) -> list[Candidate]:
         # Detectors of texts miss large letters as well as small ones.
@@ -217,10 +214,11 @@ class _Search:
         texts = [[text] for text in self._looks(frame, candidates, first)]
         # What cannot be a plate at first sight is not looked at again, nor what is known by now.
         settled = self._settled()
+        lines = paired(candidates, texts)
         likely = [
             place
             for place, (text,) in enumerate(texts)
-            if may_be_plate(text.raw) and normalise(text.raw) not in settled
+            if (may_be_plate(text.raw) or place in lines) and normalise(text.raw) not in settled
         ]
         for view in more if likely else ():
             seen = self._looks(frame, [candidates[place] for place in likely], view)
@@ -264,69 +262,6 @@ class _Search:
             if frame is None:
                 return
             yield frame
-
-
-def best_readings(
-    frame: Frame, candidates: Sequence[Candidate], texts: Sequence[Sequence[Text]]
-) -> list[Reading]:
-    """Return the plates read in a frame, one for each place.
-
-    Args:
-        frame: where they were read.
-        candidates: the places that were looked at.
-        texts: what was read of each place, by view.
-    """
-    likely = sorted(
-        (
-            (_worth(candidate, reading), candidate, reading)
-            for candidate, views in zip(candidates, texts, strict=True)
-            if any(is_plate(view.raw, worded=candidate.worded) for view in views)
-            for reading in [_reading(frame, candidate, views)]
-            if is_plate(reading.text, worded=candidate.worded)
-        ),
-        key=lambda one: -one[0],
-    )
-    kept: list[Reading] = []
-    for _, candidate, reading in likely:
-        if not any(_overlap(reading, other) for other in kept):
-            kept.append(replace(reading, crop=picture(frame.image, candidate.quad)))
-    return kept
-
-
-def _worth(candidate: Candidate, reading: Reading) -> float:
-    cost = COST_OF_A_JOIN if candidate.joined else 0.0
-    sure = reading.confidence * plausibility(reading.text)
-    return sure + WORTH_OF_A_CHARACTER * len(reading.text) - cost
-
-
-def _reading(frame: Frame, candidate: Candidate, views: Sequence[Text]) -> Reading:
-    first = views[0]
-    reading = Reading(
-        frame=frame.index,
-        time=frame.time,
-        box=candidate.box,
-        text=normalise(first.raw),
-        confidence=min(1.0, max(0.0, first.confidence)),
-        characters=first.characters,
-        views=tuple(views) if len(views) > 1 else (),
-        score=candidate.score,
-    )
-    if len(views) == 1:
-        return reading
-    verdict = vote([reading])
-    return replace(
-        reading,
-        text=verdict.text,
-        confidence=verdict.confidence,
-        characters=verdict.characters,
-    )
-
-
-def _overlap(one: Reading, other: Reading) -> bool:
-    a, b = one.box, other.box
-    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    return min(width, height) > 0 and width * height > 0.5 * min(a.area, b.area)
 
 
 def _clipped(box: Box | None, info: VideoInfo) -> Box | None:

@@ -12,7 +12,8 @@ from processing.crop import View
 from processing.detect import Candidate
 from processing.engines import choose
 from processing.errors import EmptyVideo, NotAVideo
-from processing.pipeline import Progress, analyse, best_readings
+from processing.look import best_readings
+from processing.pipeline import Progress, analyse
 from processing.result import Box, Part, Text
 from processing.video import Frame
 from tests.processing.doubles import FixedDetector, FixedReader, quad
