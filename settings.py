@@ -87,10 +87,12 @@ class Settings(BaseSettings):
     """Shortest time between two flushes of DURABILITY=interval."""
     durability_interval_bytes: Bytes = 8_388_608
     """Bytes after which DURABILITY=interval flushes all the same."""
-    plate_reader: Literal["auto", "rapidocr", "easyocr", "alpr"] = "auto"
+    plate_reader: Literal["auto", "rapidocr", "easyocr", "alpr", "builtin"] = "auto"
     """Which plate reader runs; auto takes alpr where its model files lie, else rapidocr."""
     alpr_model_dir: Path | None = None
     """Directory with the ONNX files of the alpr reader."""
+    plate_model_dir: Path | None = None
+    """Directory with the plate-recogniser.onnx that you trained, for the builtin reader."""
     easyocr_model_dir: Path | None = None
     """Directory with EasyOCR's weights, and `user_network/` with a network of your own."""
     easyocr_recog_network: str = "standard"

@@ -126,6 +126,7 @@ def choose_engine(settings: Settings) -> Engine:
     return engines.choose(
         settings.plate_reader,
         alpr_model_dir=settings.alpr_model_dir,
+        plate_model_dir=settings.plate_model_dir,
         easyocr=easyocr,
         threads=settings.analysis_threads,
         region=settings.plate_region,

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from processing.builtin import BuiltinReader
 from processing.detect import AlprDetector, PlateDetector, TextPlateDetector
 from processing.errors import ReaderUnavailable
 from processing.read import (
@@ -17,6 +18,7 @@ from processing.read import (
     PlateReader,
     RapidOcrReader,
 )
+from processing.recognition import FILE
 from processing.video import MOST_PIXELS
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from processing.formats import Region
 
-ReaderName: TypeAlias = Literal["auto", "rapidocr", "easyocr", "alpr"]
+ReaderName: TypeAlias = Literal["auto", "rapidocr", "easyocr", "alpr", "builtin"]
 
 DETECTOR_FILES = "yolo-v9-*-license-plates-end2end*.onnx"
 DETECTOR_NAME = re.compile(r"yolo-v9-([a-z])-(\d{1,5})-license-plates-(.*)")
@@ -44,7 +46,7 @@ class Engine:
     Args:
         detector: finds candidates.
         reader: reads them.
-        name: `rapidocr`, `easyocr` or `alpr`.
+        name: `rapidocr`, `easyocr`, `alpr` or `builtin`.
         reason: one sentence on what runs and why.
         region: whose plates' forms decide between characters that look alike.
         max_pixels: larger pictures are refused.
@@ -71,6 +73,7 @@ def choose(
     name: ReaderName = "auto",
     *,
     alpr_model_dir: Path | None = None,
+    plate_model_dir: Path | None = None,
     easyocr: EasyOcrOptions | None = None,
     threads: int = 2,
     region: Region = "any",
@@ -83,6 +86,7 @@ def choose(
         name: `auto` takes alpr where its libraries and files lie, else rapidocr.
         alpr_model_dir: folder of alpr's files under their official names; its libraries' caches
             are looked into as well.
+        plate_model_dir: folder of the network that `processing/training` makes, for builtin.
         easyocr: where EasyOCR's weights lie.
         threads: cores to use.
         region: whose plates' forms decide between characters that look alike.
@@ -92,7 +96,10 @@ def choose(
     Raises:
         ReaderUnavailable: a reader asked for by name lacks its libraries or sound files.
     """
-    engine = _chosen(name, alpr_model_dir, easyocr, threads, home)
+    if name == "builtin":
+        engine = _builtin(plate_model_dir, threads)
+    else:
+        engine = _chosen(name, alpr_model_dir, easyocr, threads, home)
     return replace(engine, region=region, max_pixels=max_pixels)
 
 
@@ -192,6 +199,20 @@ def _files_missing(
 
 def _rapidocr(reason: str, threads: int) -> Engine:
     return Engine(TextPlateDetector(threads), RapidOcrReader(threads), "rapidocr", reason)
+
+
+def _builtin(folder: Path | None, threads: int) -> Engine:
+    model = None if folder is None else folder / FILE
+    if model is None or not model.is_file():
+        raise ReaderUnavailable(
+            "builtin",
+            f"{FILE} in PLATE_MODEL_DIR ({folder or 'not set'})",
+            "there is no such file",
+            "Train one by `python -m processing.training.recogniser`, or choose"
+            " PLATE_READER=rapidocr",
+        )
+    reader = BuiltinReader(model, threads)
+    return Engine(TextPlateDetector(threads), reader, "builtin", "builtin was chosen by name")
 
 
 def _easyocr(options: EasyOcrOptions | None, threads: int) -> Engine:

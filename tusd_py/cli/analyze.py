@@ -30,6 +30,7 @@ CODES = {
 READERS = (
     "plate_reader",
     "alpr_model_dir",
+    "plate_model_dir",
     "easyocr_model_dir",
     "easyocr_recog_network",
     "easyocr_gpu",

@@ -46,6 +46,7 @@ SETTINGS = (
     "port",
     "plate_reader",
     "alpr_model_dir",
+    "plate_model_dir",
     "easyocr_model_dir",
     "easyocr_recog_network",
     "easyocr_gpu",

@@ -43,6 +43,7 @@ UNWANTED = ("rich", "watchfiles")
 ANALYSIS = (
     "plate_reader",
     "alpr_model_dir",
+    "plate_model_dir",
     "easyocr_model_dir",
     "easyocr_recog_network",
     "easyocr_gpu",

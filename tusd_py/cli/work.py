@@ -37,6 +37,7 @@ SETTINGS = (
     "job_memory_bytes",
     "plate_reader",
     "alpr_model_dir",
+    "plate_model_dir",
     "easyocr_model_dir",
     "easyocr_recog_network",
     "easyocr_gpu",

@@ -1,0 +1,1 @@
+"""Train our own small models on plates that the project draws itself."""
