@@ -20,6 +20,8 @@ SecondsOrForever = Annotated[int, Field(ge=-1, le=_CENTURY)]
 _TOKEN = re.compile(r"[!-~]{32,}", re.ASCII)
 _PUBLIC_URL = re.compile(r"https?://[^/?#@\s\\]+(/[^?#\s\\]*)?")
 _UPLOAD_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
+# Of any scheme, since apps have ones of their own; browsers send it without a path.
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s\\*]+|null")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]+(:[1-9]\d{0,15})?")
 # What the first part of UPLOAD_PATH may not be: these are the server's own.
 _TAKEN = (
@@ -57,7 +59,7 @@ class Settings(BaseSettings):
     """Directory of uploads, journals, results and the embedded Redis."""
     redis_url: str | None = None
     """redis://, rediss://, unix:// or sentinel:// URL; unset: an embedded server in UPLOAD_DIR."""
-    max_file_size: Bytes = 524_288_000
+    max_file_size: Annotated[int, Field(gt=0, le=2**63 - 1)] = 524_288_000
     """Largest upload in bytes (Tus-Max-Size)."""
     chunk_size: Bytes = 1_048_576
     """Bytes read and written at a time wherever they pass through memory."""
@@ -148,6 +150,15 @@ class Settings(BaseSettings):
             raise ValueError(f"expected a path that does not clash with {taken}, got {value!r}")
         if not _UPLOAD_PATH.fullmatch(value):
             raise ValueError(f"expected a path such as /files/, got {value!r}")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, value: str) -> str:
+        for origin in value.split(",") if value not in {"*", "none"} else ():
+            if not _ORIGIN.fullmatch(origin.strip()):
+                expected = "origins such as https://page.example, without a path, or * or none"
+                raise ValueError(f"expected {expected}, got {origin.strip()!r}")
         return value
 
     @field_validator("queue")

@@ -48,6 +48,8 @@ ANALYSIS = (
     "easyocr_recog_network",
     "easyocr_gpu",
     "analysis_threads",
+    "plate_region",
+    "max_pixels",
     "processes",
     "stop_grace_seconds",
     "job_memory_bytes",

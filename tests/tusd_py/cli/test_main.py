@@ -14,6 +14,7 @@ from tusd_py.cli.serve import ANALYSIS
 if TYPE_CHECKING:
     from pathlib import Path
 
+ORIGINS = "CORS_ORIGINS: expected origins such as https://page.example, without a path, or * or"
 OWN_OPTIONS = {
     "serve": [],
     "demo": ["--once", "--video", "--data", "--port", "--plate-reader"],
@@ -61,6 +62,11 @@ def test_serve_takes_each_setting_it_reads_with_its_description_and_default(tmp_
     assert "[PORT, default 8000]" in text
 
 
+def test_work_takes_each_setting_that_serve_leaves_to_it(tmp_path: Path) -> None:
+    done = run(tmp_path, "work", "--help")
+    assert [name for name in ANALYSIS if flag(name) not in done.stdout] == []
+
+
 @pytest.mark.parametrize("words", [(), ("frobnicate",), ("serve", "--nonsense"), ("upload",)])
 def test_wrong_usage_exits_with_2(words: tuple[str, ...], tmp_path: Path) -> None:
     done = run(tmp_path, *words)
@@ -77,6 +83,11 @@ def test_wrong_usage_exits_with_2(words: tuple[str, ...], tmp_path: Path) -> Non
         ("UPLOAD_TIMEOUT_SECONDS", "long", "UPLOAD_TIMEOUT_SECONDS: expected a number > 0 and "),
         ("UPLOAD_EXPIRATION_SECONDS", "inf", "UPLOAD_EXPIRATION_SECONDS: expected a number > 0 "),
         ("LOG_LEVEL", "loud", "LOG_LEVEL: expected one of debug, info, warning, error, got 'loud'"),
+        ("MAX_FILE_SIZE", str(2**63), "MAX_FILE_SIZE: expected an integer > 0 and ≤ "),
+        ("CORS_ORIGINS", "page.example", f"{ORIGINS} none, got 'page.example'"),
+        ("CORS_ORIGINS", "https://a.example/", f"{ORIGINS} none, got 'https://a.example/'"),
+        ("CORS_ORIGINS", "https://a.example, *", f"{ORIGINS} none, got '*'"),
+        ("CORS_ORIGINS", "https://*.example", f"{ORIGINS} none, got 'https://*.example'"),
         ("EASYOCR_GPU", "perhaps", "EASYOCR_GPU: expected true or false, got 'perhaps'"),
     ],
 )
