@@ -8,6 +8,7 @@ sentinels.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _PORT = 26379
 _SCHEMES = {"sentinel": "redis", "sentinels": "rediss"}
 _FORM = "sentinel://host1:26379,host2:26379/name/0"
+_DATABASE = re.compile(r"/?([0-9]+/?)?", re.ASCII)
+# What a URL may say of pools, not of one connection.
+_OF_POOLS = {"connection_class", "max_connections", "timeout"}
 # Seconds.
 _PATIENCE = 1.0
 
@@ -44,6 +48,7 @@ class Address:
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES:
             options = _parsed(url)
+            _check_options(options)
             return cls(options, tls=parts.scheme == "rediss")
         access, _, hosts = parts.netloc.rpartition("@")
         name, _, database = parts.path.strip("/").partition("/")
@@ -51,9 +56,10 @@ class Address:
             raise ValueError(f"expected an address such as {_FORM}, got no host or no name")
         plain = f"{_SCHEMES[parts.scheme]}://{access}@localhost/{database}?{parts.query}"
         options = _parsed(plain)
+        own = {one: options.pop(f"sentinel_{one}", None) for one in ("username", "password")}
+        _check_options(options)
         for one in ("host", "port", "connection_class"):
             options.pop(one, None)
-        own = {one: options.pop(f"sentinel_{one}", None) for one in ("username", "password")}
         tls = parts.scheme == "sentinels"
         secured = {one: value for one, value in options.items() if one.startswith("ssl_")}
         asking = {**{one: value for one, value in own.items() if value}, **secured}
@@ -125,7 +131,22 @@ class Primary:
 
 
 def _parsed(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    # redis-py would take database 0, which may be another one's.
+    if parts.scheme in {"redis", "rediss"} and not _DATABASE.fullmatch(unquote(parts.path)):
+        raise ValueError(f"expected the number of a database, got {parts.path[1:]!r}")
     return dict(redis.connection.parse_url(url))  # type: ignore[no-untyped-call]
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what no connection could be made with; none is opened."""
+    kind = options.get("connection_class", redis.connection.Connection)
+    if kind is redis.connection.UnixDomainSocketConnection and not options.get("path"):
+        raise ValueError("expected an address such as unix:///run/redis.sock, got no path")
+    try:
+        kind(**{one: value for one, value in options.items() if one not in _OF_POOLS})
+    except (TypeError, redis.RedisError) as error:
+        raise ValueError(f"expected options of a connection of redis-py: {error}") from None
 
 
 def _hosts(text: str) -> tuple[tuple[str, int], ...]:

@@ -46,6 +46,28 @@ def test_what_is_no_address_is_refused_with_what_was_expected(url: str) -> None:
         Address.parse(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://host/other", "the number of a database, got 'other'"),
+        ("rediss://host/1/2", "the number of a database, got '1/2'"),
+        ("sentinel://host/name/other", "the number of a database, got 'other'"),
+        ("redis://host/0?colour=red", "options of a connection of redis-py: .*'colour'"),
+        ("redis://host/0?ssl_ca_certs=ca.pem", "options of a connection .*'ssl_ca_certs'"),
+        ("sentinel://host/name?colour=red", "options of a connection of redis-py: .*'colour'"),
+        ("unix://", "an address such as unix:///run/redis.sock, got no path"),
+        ("unix://redis.sock", "an address such as unix:///run/redis.sock, got no path"),
+    ],
+)
+def test_what_nobody_could_connect_by_is_refused_before_anybody_tries(url: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"expected {said}"):
+        Address.parse(url)
+
+
+def test_an_address_may_say_how_large_pools_are() -> None:
+    assert Address.parse("redis://host/3?max_connections=9&timeout=2").options["db"] == 3
+
+
 def test_a_bad_port_of_a_sentinel_is_refused() -> None:
     with pytest.raises(ValueError, match=r"[Pp]ort"):
         Address.parse("sentinel://host:none/name")
