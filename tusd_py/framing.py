@@ -75,7 +75,9 @@ def _check_framing(version: str, headers: Headers) -> None:
     coding = headers.joined("transfer-encoding")
     if coding is None and "content-length" not in headers:
         return
-    if coding is not None and (version == "1.0" or coding.strip().lower() != "chunked"):
+    if coding is not None and version == "1.0":
+        raise Refused(HTTPStatus.BAD_REQUEST, "expected no Transfer-Encoding in HTTP/1.0")
+    if coding is not None and coding.strip().lower() != "chunked":
         raise Refused(HTTPStatus.BAD_REQUEST, f"expected chunked, got {coding[:100]!a}")
     length = headers.joined("content-length")
     try:

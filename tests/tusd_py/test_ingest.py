@@ -576,6 +576,11 @@ def test_what_is_no_request_of_http_is_a_400_and_closes(port: int, data: bytes) 
             connection.receive()
 
 
+def test_chunks_of_http_1_0_are_refused_for_what_they_are(port: int) -> None:
+    [answer] = ask(port, BAD["chunked HTTP/1.0"])
+    assert answer.body == b"expected no Transfer-Encoding in HTTP/1.0\n"
+
+
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD)
 def test_a_bad_request_waits_for_the_answer_to_the_one_before_it(port: int, data: bytes) -> None:
     first, second = ask(port, head("PATCH /take", "Content-Length: 2") + b"ab" + data, 2)
