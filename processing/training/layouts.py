@@ -34,7 +34,7 @@ FORMS: dict[Style, tuple[str, ...]] = {
         "AA 999 A", "AAA 99A", "A 99999", "9A 99999", "AAA 999 AA", "A9 9999", "AA AAA 99",
         "AAA 9999", "AA999AA", "9AA 9999", "AA-99999", "*******", "******",
     ),
-    "br": ("AAA-9999", "AAA 9999", "AAA-9999", "AAA9A99", "AAA 9A99", "AA 999 AA", "AAA 999"),
+    "br": ("AAA-9999", "AAA 9999", "AAA 9999", "AAA9A99", "AAA 9A99", "AA 999 AA", "AAA 999"),
     "uk": ("AA99 AAA", "AA99 AAA", "AA99AAA", "A999 AAA", "AAA 999A", "A9 AAA", "AA9 9999"),
     "other": (
         "A999AA 99", "A999AA 999", "99 AAA 99", "99 AA 999", "99 A 9999", "99 A 99999",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import cv2
 import numpy as np
 
+from processing.training.layouts import COUNTRIES
 from processing.training.typeface import HEIGHT
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from processing.training.dice import Dice
-    from processing.training.layouts import Layout
+    from processing.training.layouts import Layout, Style
     from processing.training.strokes import Mask
     from processing.training.typeface import Typeface
 
@@ -25,6 +26,8 @@ Grey: TypeAlias = "NDArray[np.float32]"
 # Left, top, right and bottom in pixels.
 Rectangle: TypeAlias = tuple[int, int, int, int]
 
+# How often there is something between the parts of a text.
+FILLED: dict[Style, float] = {"us": 0.5, "eu": 0.5, "br": 0.6}
 AROUND = 26
 BAND = 34
 
@@ -44,12 +47,20 @@ class Drawing:
     plate: Rectangle
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Hold a text as a mask, `HEIGHT` pixels high, and where its gaps begin and end."""
+
+    mask: Mask
+    gaps: tuple[tuple[int, int], ...] = ()
+
+
 def draw(layout: Layout, faces: Sequence[Typeface], dice: Dice) -> Drawing:
     """Draw a plate with a typeface chosen among some."""
     row = run(layout.text, dice.among(faces), dice)
     left = dice.whole(4, 26) + (BAND if layout.country else 0)
     right, top = dice.whole(4, 26), _room(layout.above, dice)
-    height, width = HEIGHT + top + _room(layout.below, dice), row.shape[1] + left + right
+    height, width = HEIGHT + top + _room(layout.below, dice), row.mask.shape[1] + left + right
     plate = (AROUND, AROUND, AROUND + width, AROUND + height)
     text = (AROUND + left, AROUND + top, AROUND + width - right, AROUND + top + HEIGHT)
     ground, ink = _tones(dice)
@@ -58,24 +69,27 @@ def draw(layout: Layout, faces: Sequence[Typeface], dice: Dice) -> Drawing:
     paper.lay(plate, pictured=layout.style == "us")
     paper.surround(layout, plate, text)
     if layout.text:
-        paint(image, row, text[:2], ink, emboss=dice.between(-0.25, 0.3))
+        paint(image, row.mask, text[:2], ink, emboss=dice.between(-0.25, 0.3))
+        paper.fill(row.gaps, text, layout.style)
         paper.frame(plate)
     else:
         paper.litter()
     return Drawing(np.clip(image, 0, 1), text, plate)
 
 
-def run(text: str, face: Typeface, dice: Dice) -> Mask:
-    """Return a text as a mask, `HEIGHT` pixels high, its characters set close or wide."""
+def run(text: str, face: Typeface, dice: Dice) -> Row:
+    """Draw a text, its characters set close or wide."""
     if not text:
-        return np.zeros((HEIGHT, dice.whole(90, 300)), np.uint8)
+        return Row(np.zeros((HEIGHT, dice.whole(90, 300)), np.uint8))
     gap, blank = dice.between(0.06, 0.24) * HEIGHT, dice.between(0.15, 0.75) * HEIGHT
     # Many authorities give each character the same room.
     cell = dice.between(0.42, 0.6) * HEIGHT if dice.odds(0.4) else 0.0
     parts: list[tuple[int, Mask]] = []
+    gaps: list[tuple[float, float]] = []
     place = 0.0
     for character in text:
         if character == " ":
+            gaps.append((place - gap, place + blank))
             place += blank
             continue
         glyph = face.glyph(character)
@@ -86,8 +100,12 @@ def run(text: str, face: Typeface, dice: Dice) -> Mask:
     for start, glyph in parts:
         part = row[:, start : start + glyph.shape[1]]
         np.maximum(part, glyph[:, : part.shape[1]], out=part)
-    width = max(4, round(row.shape[1] * dice.between(0.75, 1.2)))
-    return np.asarray(cv2.resize(row, (width, HEIGHT)), np.uint8)
+    stretch = dice.between(0.75, 1.2)
+    width = max(4, round(row.shape[1] * stretch))
+    return Row(
+        np.asarray(cv2.resize(row, (width, HEIGHT)), np.uint8),
+        tuple((round(start * stretch), round(end * stretch)) for start, end in gaps),
+    )
 
 
 def paint(
@@ -161,6 +179,18 @@ class _Paper:
             bolt = self.dice.whole(left + 3, right - 3), self.dice.among((top + 5, bottom - 5))
             self._blot(bolt, self.dice.whole(2, 5))
 
+    def fill(self, gaps: Sequence[tuple[int, int]], text: Rectangle, style: Style) -> None:
+        """Draw seals, dots, shields and outlines between the parts of a text."""
+        if not self.dice.odds(FILLED.get(style, 0.15)):
+            return
+        kind = self.dice.among(("seals", "dot", "emblem", "outline"))
+        size = self.dice.between(0.12, 0.45) * HEIGHT
+        for start, end in gaps:
+            x = text[0] + (start + end) // 2
+            half = round(min(size, end - start - 4) / 2)
+            if half >= 2:  # noqa: PLR2004  of less nothing is seen
+                self._mark(kind, (x, text[1] + round(self.dice.between(0.4, 0.6) * HEIGHT)), half)
+
     def frame(self, plate: Rectangle) -> None:
         """Draw a border on the plate, or a holder over its edge."""
         left, top, right, bottom = plate
@@ -209,7 +239,7 @@ class _Paper:
 
     def _words(self, words: str, place: Rectangle, ink: float) -> None:
         left, top, right, bottom = place
-        mask = run(words, self.dice.among(self.faces), self.dice)
+        mask = run(words, self.dice.among(self.faces), self.dice).mask
         height = max(4, round((bottom - top) * self.dice.between(0.5, 0.85)))
         width = max(3, min(right - left - 2, round(mask.shape[1] * height / HEIGHT)))
         small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
@@ -222,9 +252,12 @@ class _Paper:
         chance = {"eu": 0.4, "us": 0.2, "other": 0.2}.get(layout.style, 0.05)
         left, top, right, bottom = text
         size = self.dice.whole(12, 26)
-        # Most stand on the left.
+        # Most stand on the left, some with small letters under them.
         if self.dice.odds(chance):
             yield left - size - 3, top + 2, left - 3, top + 2 + size
+            if self.dice.odds(0.4):
+                below = left - size - 3, top + size + 3, left - 3, top + size + 14
+                self._words(self.dice.among(COUNTRIES), below, self.ink)
         if self.dice.odds(chance / 3):
             yield right + 3, bottom - size, right + 3 + size, bottom
 
@@ -244,6 +277,20 @@ class _Paper:
             cv2.ellipse(self.image, centre, axes, 0, 0, 360, tone, wide, cv2.LINE_AA)
         for _ in range(self.dice.whole(1, 5)):
             self._scratch(place, self.dice.whole(1, 4))
+
+    def _mark(self, kind: str, centre: tuple[int, int], half: int) -> None:
+        x, y = centre
+        tone = self.ground + (self.ink - self.ground) * self.dice.between(0.4, 1.0)
+        if kind == "emblem":
+            self._emblem((x - half, y - half, x + half, y + half))
+        elif kind == "outline":
+            turns = [(step * math.pi / 4, half * self.dice.between(0.4, 1.0)) for step in range(8)]
+            outline = [(x + far * math.cos(turn), y + far * math.sin(turn)) for turn, far in turns]
+            cv2.fillPoly(self.image, [np.array(outline, np.int32)], tone, cv2.LINE_AA)
+        else:
+            apart = HEIGHT // 4 if kind == "seals" else 0
+            for down in {-apart, apart}:
+                cv2.circle(self.image, (x, y + down), half, tone, -1, cv2.LINE_AA)
 
     def _scratch(self, place: Rectangle, wide: int) -> None:
         left, top, right, bottom = place

@@ -68,7 +68,7 @@ def test_a_text_is_drawn_with_each_of_its_characters_apart() -> None:
     for number in range(60):
         dice = Dice.of(7, number)
         text = layout(dice).text or "X"
-        inked = run(text, Drawn(Pen.of(dice)), dice).max(axis=0) > 96
+        inked = run(text, Drawn(Pen.of(dice)), dice).mask.max(axis=0) > 96
         groups = [ink for ink, _ in groupby(inked) if ink]
         assert len(groups) == len(text.replace(" ", "")), text
 
