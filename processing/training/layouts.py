@@ -50,7 +50,7 @@ FORMS: dict[Style, tuple[str, ...]] = {
     "none": ("",),
 }  # fmt: skip
 SHARES: dict[Style, float] = {
-    "us": 0.36, "eu": 0.25, "br": 0.12, "uk": 0.05, "other": 0.14, "sign": 0.05, "none": 0.03,
+    "us": 0.37, "eu": 0.25, "br": 0.14, "uk": 0.05, "other": 0.11, "sign": 0.05, "none": 0.03,
 }  # fmt: skip
 # How often words stand above and below the text, and a band on its left.
 WORDED: dict[Style, tuple[float, float]] = {

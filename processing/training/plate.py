@@ -28,6 +28,7 @@ Rectangle: TypeAlias = tuple[int, int, int, int]
 
 # How often there is something between the parts of a text.
 FILLED: dict[Style, float] = {"us": 0.5, "eu": 0.5, "br": 0.6}
+STICKERS: dict[Style, float] = {"us": 0.3, "eu": 0.1}
 AROUND = 26
 BAND = 34
 
@@ -58,8 +59,8 @@ class Row:
 def draw(layout: Layout, faces: Sequence[Typeface], dice: Dice) -> Drawing:
     """Draw a plate with a typeface chosen among some."""
     row = run(layout.text, dice.among(faces), dice)
-    left = dice.whole(4, 26) + (BAND if layout.country else 0)
-    right, top = dice.whole(4, 26), _room(layout.above, dice)
+    left = dice.whole(3, 22) + (BAND if layout.country else 0)
+    right, top = dice.whole(3, 22), _room(layout.above, dice)
     height, width = HEIGHT + top + _room(layout.below, dice), row.mask.shape[1] + left + right
     plate = (AROUND, AROUND, AROUND + width, AROUND + height)
     text = (AROUND + left, AROUND + top, AROUND + width - right, AROUND + top + HEIGHT)
@@ -175,6 +176,8 @@ class _Paper:
             self._words(layout.below, (left, text[3], right, bottom), self.ink)
         for place in self._emblems(layout, text):
             self._emblem(place)
+        if self.dice.odds(STICKERS.get(layout.style, 0.03)):
+            self._sticker(text)
         for _ in range(self.dice.among((0, 0, 2, 4))):
             bolt = self.dice.whole(left + 3, right - 3), self.dice.among((top + 5, bottom - 5))
             self._blot(bolt, self.dice.whole(2, 5))
@@ -194,11 +197,11 @@ class _Paper:
     def frame(self, plate: Rectangle) -> None:
         """Draw a border on the plate, or a holder over its edge."""
         left, top, right, bottom = plate
-        if self.dice.odds(0.5):
+        if self.dice.odds(0.6):
             inset, wide = self.dice.whole(1, 4), self.dice.whole(1, 3)
             corners = (left + inset, top + inset), (right - inset, bottom - inset)
             cv2.rectangle(self.image, *corners, self.ink, wide, cv2.LINE_AA)
-        if self.dice.odds(0.35):
+        if self.dice.odds(0.5):
             wide = self.dice.whole(2, 9)
             corners = (
                 (left - wide // 2, top - wide // 2),
@@ -260,6 +263,18 @@ class _Paper:
                 self._words(self.dice.among(COUNTRIES), below, self.ink)
         if self.dice.odds(chance / 3):
             yield right + 3, bottom - size, right + 3 + size, bottom
+
+    def _sticker(self, text: Rectangle) -> None:
+        # Month, year or county in small type is no part of what is read.
+        left, top, right, bottom = text
+        high, wide = self.dice.whole(10, 18), self.dice.whole(12, 24)
+        start = self.dice.among((left - wide - 3, right + 3))
+        down = self.dice.whole(top, bottom - high)
+        place = start, down, start + wide, down + high
+        if self.dice.odds(0.6):
+            tone = self.dice.between(0, 1)
+            cv2.rectangle(self.image, place[:2], place[2:], tone, -1)
+        self._words(str(self.dice.whole(1, 100)), place, self.ink)
 
     def _emblem(self, place: Rectangle) -> None:
         left, top, right, bottom = place

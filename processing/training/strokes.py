@@ -53,7 +53,7 @@ class Pen:
             weight=min(dice.between(0.09, 0.2), 0.36 * aspect),
             squareness=dice.between(2.0, 4.5),
             wide=dice.between(1.0, 1.35),
-            variants=dice.whole(0, 1 << 10),
+            variants=dice.whole(0, 1 << 13),
         )
 
     def draw(self, character: str, height: int) -> Mask:
@@ -159,9 +159,15 @@ def _m(pen: Pen) -> Iterator[Line]:
     yield [(0, 1), (0, 0), (0.5, 0.95 if pen.varies(7) else 0.6), (1, 0), (1, 1)]
 
 
+def _v(pen: Pen) -> Iterator[Line]:
+    flat = 0.08 if pen.varies(12) else 0.0
+    yield [(0, 0), (0.5 - flat, 1), (0.5 + flat, 1), (1, 0)]
+
+
 def _w(pen: Pen) -> Iterator[Line]:
-    middle = 0.05 if pen.varies(7) else 0.4
-    foot = 0.25 if pen.varies(8) else 0.12
+    middle = (0.05, 0.4, 0.3, 0.5)[pen.varies(7) + 2 * pen.varies(10)]
+    # Where room is short the outer lines stand nearly upright.
+    foot = (0.25, 0.12, 0.18, 0.04)[pen.varies(8) + 2 * pen.varies(11)]
     yield [(0, 0), (foot, 1), (0.5, middle), (1 - foot, 1), (1, 0)]
 
 
@@ -224,7 +230,7 @@ _SHAPES: dict[str, Callable[[Pen], Iterator[Line] | list[Line]]] = {
     "S": lambda pen: [[*_bowl(pen, 0, 0.5, 335, 90), *_bowl(pen, 0.5, 1, 270, 515)]],
     "T": lambda _: [[(0, 0), (1, 0)], [(0.5, 0), (0.5, 1)]],
     "U": lambda pen: [[(0, 0), *_arc(pen, (0.5, 0.62), (0.5, 0.38), 180, 0), (1, 0)]],
-    "V": lambda _: [[(0, 0), (0.5, 1), (1, 0)]],
+    "V": _v,
     "W": _w,
     "X": lambda _: [[(0, 0), (1, 1)], [(1, 0), (0, 1)]],
     "Y": lambda _: [[(0, 0), (0.5, 0.5), (1, 0)], [(0.5, 0.5), (0.5, 1)]],
