@@ -103,6 +103,8 @@ class Settings(BaseSettings):
     """Run EasyOCR on the GPU."""
     analysis_threads: Annotated[int, Field(ge=1)] = 2
     """Threads of one analysis."""
+    analysis_segment_seconds: Annotated[float, Field(ge=0, le=_CENTURY, allow_inf_nan=False)] = 0
+    """Split videos into segments of so many seconds for all idle workers; 0 for one pass."""
     plate_region: Literal["any", "us", "eu", "br"] = "any"
     """Whose plates' forms decide between characters that look alike, such as 0 and O."""
     max_pixels: Annotated[int, Field(gt=0)] = 67_108_864

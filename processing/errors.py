@@ -4,6 +4,7 @@ ProcessingError
     EmptyVideo          the source holds no bytes
     NotAVideo           no picture can be decoded from the source
         DamagedVideo    it begins as a video does, but no picture can be decoded
+    Unseekable          a moment of the video cannot be found without all that comes before
     TooLarge            its pictures have more pixels than are allowed
     ReaderUnavailable   a plate reader lacks its package or its model files
 """
@@ -36,6 +37,13 @@ class DamagedVideo(NotAVideo):
         super().__init__(
             "No picture of the video can be decoded: it has none, or it is cut off or damaged"
         )
+
+
+class Unseekable(ProcessingError):
+    """Tell that a moment of a video cannot be found without decoding all that comes before."""
+
+    def __init__(self) -> None:
+        super().__init__("The frames of the video cannot be found by their times")
 
 
 class TooLarge(ProcessingError):

@@ -10,23 +10,24 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from processing.ahead import ahead
+from processing.conclusion import Passage, concluded, judged
 from processing.detect import scaled, shrink
 from processing.gate import Gate, overlap
 from processing.look import best_readings
-from processing.result import Analysis, Box, Part
+from processing.result import Box, Part
 from processing.stack import paired, with_stacks
 from processing.text import may_be_plate, normalise
-from processing.track import Tracker, plates, without_overlays
+from processing.track import Tracker
 from processing.video import MOST_PIXELS, open_video
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from processing.crop import View
     from processing.detect import Candidate, PlateDetector
     from processing.formats import Region
     from processing.read import PlateReader
-    from processing.result import Plate, Reading, Text, VideoInfo
+    from processing.result import Analysis, Plate, Reading, Text, VideoInfo
     from processing.track import Track
     from processing.video import Frame, Source, Video
 
@@ -106,34 +107,32 @@ def analyse(
     """
     started = time.perf_counter()
     with open_video(source, max_pixels) as video:
-        search = _Search(video, detector, reader, part or Part())
-        search.run(every or _stride(video.info), on_progress)
+        search = Search(video, detector, reader, part or Part())
+        search.run(every or stride(video.info), on_progress)
         found = search.plates(min_confidence, region)
         detections = sum(plate.detections for plate in found)
         texts = tuple(plate.text for plate in found)
         on_progress(Progress(video.grabbed, video.grabbed, len(found), detections, texts))
         search.seconds["total"] = time.perf_counter() - started
-        return Analysis(
-            plates=tuple(found),
-            frames=video.grabbed,
-            frames_analysed=search.analysed,
-            detections=detections,
-            duration=video.duration,
-            video=video.info,
-            reader=reader.name,
-            detector=detector.name,
-            reader_reason=reason,
-            engines={**detector.versions, **reader.versions},
-            timings=dict(search.seconds),
-            warnings=tuple(_warnings(video, part or Part())),
-        )
+        timings = search.seconds
+        return concluded(found, search.passage, detector, reader, reason=reason, timings=timings)
 
 
-class _Search:
-    """Take one video's frames through detector, reader and tracker."""
+class Search:
+    """Take one video's frames through detector, reader and tracker.
+
+    Attributes:
+        seconds: of wall clock by stage.
+        analysed: frames that were searched.
+    """
 
     def __init__(
-        self, video: Video, detector: PlateDetector, reader: PlateReader, part: Part
+        self,
+        video: Video,
+        detector: PlateDetector,
+        reader: PlateReader,
+        part: Part,
+        tracker: Tracker | None = None,
     ) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.analysed = 0
@@ -143,12 +142,14 @@ class _Search:
         self._is_still = video.info.frames == 1
         self._detector = detector
         self._reader = reader
-        self._tracker = Tracker()
+        self._tracker = tracker or Tracker()
         self._gate = Gate(detector.keyframes)
         self._readings = 0
         self._before = 0.0
 
     def run(self, every: int, on_progress: Callable[[Progress], None]) -> None:
+        """Search each `every`-th frame from where the video stands."""
+        self.analysed = self._video.grabbed // every
         due = self._video.frames(every, self._part.start, self._part.end)
         most = self._part.most_frames
         with ahead(islice(due, most), _depth(self._video.info)) as frames:
@@ -159,12 +160,23 @@ class _Search:
                 self.analysed += 1
                 on_progress(self._progress(frame))
 
-    def plates(self, min_confidence: float, region: Region) -> list[Plate]:
-        tracks = without_overlays(
-            self._tracker.tracks, self._video.duration, self._video.info.height
+    @property
+    def passage(self) -> Passage:
+        """Tell how far it came."""
+        video, part = self._video, self._part
+        return Passage(
+            video.info,
+            frames=video.grabbed,
+            analysed=self.analysed,
+            undecodable=video.undecodable,
+            duration=video.duration,
+            to_its_end=part.end is None and part.most_frames is None,
         )
-        found = plates(tracks, single_frame=self.analysed == 1, region=region)
-        sure = [plate for plate in found if plate.confidence >= min_confidence]
+
+    def plates(self, min_confidence: float, region: Region) -> list[Plate]:
+        """Return what was found, in the pixels of the whole frame."""
+        tracks, passage = self._tracker.tracks, self.passage
+        sure = judged(tracks, passage, min_confidence=min_confidence, region=region)
         return [_moved(plate, self._within) for plate in sure] if self._within else sure
 
     def _read(self, whole: Frame) -> list[Reading]:
@@ -200,7 +212,7 @@ class _Search:
             return self._detector.detect(frame.image, thorough=self._is_still)
         for track in resting:
             if not any(overlap(track.last.box, box) for box in glance.boxes):
-                track.hold(frame.time)
+                self._tracker.hold(track, frame.time)
         return [found for box in glance.boxes for found in self._detector.detect(frame.image, box)]
 
     def _rests(self, track: Track, time: float) -> bool:
@@ -299,24 +311,6 @@ def _depth(info: VideoInfo) -> int:
     return 2 if info.width * info.height <= AHEAD_PIXELS else 0
 
 
-def _stride(info: VideoInfo) -> int:
+def stride(info: VideoInfo) -> int:
+    """Return how many frames make one that is analysed, where nobody says so."""
     return max(1, round((info.fps or LIKELY_FPS) / FRAMES_PER_SECOND))
-
-
-def _warnings(video: Video, part: Part) -> Iterable[str]:
-    if video.undecodable:
-        yield f"{video.undecodable} frames gave no picture and were left out"
-    told, fps = video.info.frames, video.info.fps
-    if part.end is not None or part.most_frames is not None:
-        # It was not to be read to its end.
-        return
-    if not fps or video.grabbed + video.undecodable >= 0.95 * told:
-        return
-    if video.duration < 0.95 * told / fps:
-        yield f"The video ends after {video.grabbed} of {told} frames: it may be cut off or damaged"
-    else:
-        # Of a variable frame rate the count may be a guess.
-        yield (
-            f"Only {video.grabbed} of about {told} frames could be decoded: the video may be"
-            " damaged, or its frame rate varies"
-        )

@@ -15,7 +15,7 @@ from processing.text import plausibility
 from processing.vote import Verdict, settled, vote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from processing.formats import Region
     from processing.result import Reading
@@ -74,6 +74,10 @@ class Track:
         self.until = time
         self.held += 1
 
+    def forget_shots(self) -> None:
+        """Keep pictures of what is read from here on, whatever was read before."""
+        self._shots.clear()
+
     def expected(self, time: float) -> Box:
         """Return where its plate is thought to be."""
         x, y = self._expected(time)
@@ -116,19 +120,36 @@ class Track:
         return x + (x - past_x) * factor, y + (y - past_y) * factor
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Hold what a tracker was told at one time.
+
+    Args:
+        time: seconds from the start of the stream.
+        readings: all of one frame.
+        held: what was last read of a plate that rests; of each there is an event of its own.
+    """
+
+    time: float
+    readings: tuple[Reading, ...] = ()
+    held: Reading | None = None
+
+
 class Tracker:
     """Join readings frame by frame.
 
     Args:
         patience: seconds a plate may be out of sight within one track.
+        note: is told each event before it takes effect.
 
     Attributes:
         open: the tracks that may go on.
         tracks: all of them.
     """
 
-    def __init__(self, patience: float = 1.0) -> None:
+    def __init__(self, patience: float = 1.0, note: Callable[[Event], None] | None = None) -> None:
         self._patience = patience
+        self._note = note or _ignore
         self.open: list[Track] = []
         self.tracks: list[Track] = []
 
@@ -136,6 +157,7 @@ class Tracker:
         """Join all readings of one frame; frames come in the order of their times."""
         if not readings:
             return
+        self._note(Event(readings[0].time, tuple(readings)))
         self.open_at(readings[0].time)
         pairs = sorted(
             (
@@ -146,6 +168,34 @@ class Tracker:
             reverse=True,
         )
         self._assign(readings, [(-number, -place) for score, number, place in pairs if score])
+
+    def hold(self, track: Track, time: float) -> None:
+        """Continue one of the tracks over a frame in which its place has not changed."""
+        self._note(Event(time, held=track.last))
+        track.hold(time)
+
+    def replay(self, event: Event) -> None:
+        """Take what another tracker was told of the same video."""
+        self.add(event.readings)
+        if event.held is not None:
+            self.open_at(event.time)
+            self.hold(self._track_of(event.held), event.time)
+
+    def _track_of(self, reading: Reading) -> Track:
+        """Return the open track that a reading belongs to; a new one where there is none."""
+        for track in self.open:
+            if track.last == reading:
+                return track
+        best = max(self.open, key=lambda track: track.affinity(reading), default=None)
+        if best is None or not best.affinity(reading):
+            best = self._begin(reading)
+        return best
+
+    def _begin(self, reading: Reading) -> Track:
+        track = Track(reading)
+        self.open.append(track)
+        self.tracks.append(track)
+        return track
 
     def open_at(self, time: float) -> list[Track]:
         """Return the tracks that may go on at a time not before those already seen."""
@@ -162,9 +212,11 @@ class Tracker:
                 self.open[number].add(readings[place])
         for place, reading in enumerate(readings):
             if place not in joined:
-                track = Track(reading)
-                self.open.append(track)
-                self.tracks.append(track)
+                self._begin(reading)
+
+
+def _ignore(_: Event) -> None:
+    """Take no interest in events."""
 
 
 @dataclass(frozen=True, slots=True)

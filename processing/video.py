@@ -7,6 +7,7 @@ import math
 import os
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -15,7 +16,7 @@ import numpy as np
 import PIL.Image
 
 from processing.container import looks_like_still, looks_like_video
-from processing.errors import DamagedVideo, EmptyVideo, NotAVideo, TooLarge
+from processing.errors import DamagedVideo, EmptyVideo, NotAVideo, TooLarge, Unseekable
 from processing.result import VideoInfo
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ HIGHEST_FPS = 1000.0
 MOST_PIXELS = 8192 * 8192
 # So many damaged frames in a row are passed over before the rest is given up.
 PERSISTENCE = 300
+# Of a video of more frames, four days at 30 a second, no list is made.
+MOST_FRAMES = 10_000_000
+# Seconds of video before a wanted frame at which it is sought: no farther than is needed.
+RUN_UPS = (1.0, 5.0, 30.0)
+# Seconds. Times that are no farther apart are the same.
+AT_ONCE = 0.0005
 # FFmpeg follows the addresses that a playlist names: an upload must not make it do so.
 PLAYLIST_SIGNATURES = (b"#EXTM3U", b"ffconcat")
 
@@ -70,6 +77,7 @@ class Video:
         self.undecodable = 0
         self.position = 0.0
         self._capture = capture
+        self._found = False
 
     @property
     def duration(self) -> float:
@@ -108,7 +116,34 @@ class Video:
         if not self.grabbed:
             raise DamagedVideo
 
+    def go_to(self, index: int, time: float) -> None:
+        """Go on at a frame whose place and presentation time are known (`times`).
+
+        Raises:
+            Unseekable: it is not found there.
+        """
+        starts = [max(0.0, time - run_up) for run_up in RUN_UPS]
+        # It stands at its start: not every container finds that again.
+        come_to = not starts[0] and self._comes_to(time)
+        if not come_to and not any(self._is_found(time, start) for start in starts):
+            raise Unseekable
+        self.grabbed, self.position, self._found = index, time, True
+
+    def _is_found(self, time: float, start: float) -> bool:
+        return self._capture.seek(start * 1000) and self._comes_to(time)
+
+    def _comes_to(self, time: float) -> bool:
+        if not self._capture.grab():
+            return False
+        while (told := self._capture.milliseconds() / 1000) < time - AT_ONCE:
+            if not self._capture.grab():
+                return False
+        return told <= time + AT_ONCE
+
     def _grab(self) -> bool:
+        if self._found:
+            self._found = False
+            return True
         # OpenCV gives up at a frame that is damaged, though those after it may be sound.
         for failures in range(PERSISTENCE if self.info.frames else 1):
             if self._capture.grab():
@@ -154,6 +189,28 @@ def frames(source: Source, every: int = 1) -> Iterator[Frame]:
     """
     with open_video(source) as video:
         yield from video.frames(every)
+
+
+def times(source: Source) -> list[float]:
+    """Return when each frame is shown, in seconds from the start of the stream, by time.
+
+    Nothing is decoded: it takes as long as reading the file.
+
+    Raises:
+        NotAVideo: the source is no video that can be opened.
+        Unseekable: the container does not tell, or tells of too many.
+        OSError: the source cannot be read.
+    """
+    found: list[float] = []
+    with closing(_stream(source, _head(source), packets=True)) as packets:
+        while packets.grab():
+            found.append(packets.milliseconds() / 1000)
+            if len(found) > MOST_FRAMES:
+                raise Unseekable
+    found.sort()
+    if not all(later - one > AT_ONCE for one, later in pairwise(found)):
+        raise Unseekable
+    return found
 
 
 @contextmanager
@@ -213,6 +270,9 @@ class _Stream:
     def milliseconds(self) -> float:
         return self._capture.get(cv2.CAP_PROP_POS_MSEC)
 
+    def seek(self, milliseconds: float) -> bool:
+        return self._capture.set(cv2.CAP_PROP_POS_MSEC, milliseconds)
+
     def close(self) -> None:
         self._capture.release()
 
@@ -242,6 +302,10 @@ class _Still:
 
     def milliseconds(self) -> float:
         return 0.0
+
+    def seek(self, milliseconds: float) -> bool:
+        del milliseconds
+        return False
 
     def close(self) -> None:
         pass
@@ -303,23 +367,25 @@ def _size(data: bytes) -> tuple[int, int]:
         raise NotAVideo from error
 
 
-def _stream(source: Source, head: bytes) -> _Stream:
+def _stream(source: Source, head: bytes, *, packets: bool = False) -> _Stream:
+    """Open a stream of frames, or of the packets that they are in."""
     _quieten()
     reader = None if isinstance(source, (str, Path)) else _Borrowed(source)
-    capture = _path_capture(source) if reader is None else _reader_capture(reader)
+    params = [cv2.CAP_PROP_FORMAT, -1] if packets else []
+    capture = _path_capture(source, params) if reader is None else _reader_capture(reader, params)
     if not capture.isOpened():
         capture.release()
         raise DamagedVideo if looks_like_video(head) else NotAVideo
     return _Stream(capture, reader)
 
 
-def _path_capture(source: Any) -> cv2.VideoCapture:
-    return cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
+def _path_capture(source: Any, params: list[int]) -> cv2.VideoCapture:
+    return cv2.VideoCapture(str(source), cv2.CAP_FFMPEG, params)
 
 
-def _reader_capture(reader: Any) -> cv2.VideoCapture:
+def _reader_capture(reader: Any, params: list[int]) -> cv2.VideoCapture:
     reader.seek(0)
-    return cv2.VideoCapture(reader, cv2.CAP_FFMPEG, [])
+    return cv2.VideoCapture(reader, cv2.CAP_FFMPEG, params)
 
 
 def _quieten() -> None:

@@ -33,6 +33,7 @@ from storage.results import Results
 from storage.room import Room
 from storage.secret import Secret
 from storage.segments import DiskErrors, FileWriter, SegmentReader, create_locked, lock
+from storage.shares import Shares
 from storage.upload import Part
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class FileStore:
         self._always = PerRequest()
         self._durability = durability or self._always
         self._results = Results(directory)
+        self._shares = Shares(directory)
         self._secret = Secret(directory)
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._prepared = False
@@ -341,6 +343,7 @@ class FileStore:
                 journal.bury(self._journal(upload_id), self._durability)
             self.remove_bytes(upload_id)
             self._results.remove(upload_id)
+            self._shares.remove(upload_id)
             with suppress(FileNotFoundError):
                 # Last: it tells till here which files there are.
                 journal.redact(self._journal(upload_id))
@@ -362,6 +365,7 @@ class FileStore:
         with DiskErrors():
             self.remove_bytes(upload_id)
             self._results.remove(upload_id)
+            self._shares.remove(upload_id)
             # The journal goes last: without it nobody would look for the rest again.
             self._journal(upload_id).unlink(missing_ok=True)
 
@@ -393,6 +397,9 @@ class FileStore:
     def crop(self, upload_id: str, number: int) -> bytes | None:
         with DiskErrors():
             return self._results.crop(upload_id, number)
+
+    def forget_shares(self, upload_id: str) -> None:
+        self._shares.remove(upload_id)
 
     def free_bytes(self) -> int:
         with DiskErrors():

@@ -255,6 +255,9 @@ class DataStore(Protocol):
     def crop(self, upload_id: str, number: int) -> bytes | None:
         """Return the best shot of a plate of the result, counted from 0, as JPEG, or None."""
 
+    def forget_shares(self, upload_id: str) -> None:
+        """Remove what workers have brought of an analysis that they share; idempotent."""
+
     def free_bytes(self) -> int:
         """Tell how many bytes can still be written; raise DiskFailed."""
 

@@ -35,6 +35,8 @@ _JOURNAL = re.compile(rf"{_ID}\.log")
 _RESULT = re.compile(rf"{_ID}\.json")
 _CROPS = re.compile(_ID)
 _ASIDE = re.compile(r"\.[0-9a-f]{16}")
+# Those that hold a directory for each.
+_FOLDERS = ("crops", "shares")
 _TRIAL = re.compile(rf"\.(?:(?:probe|marker)-[0-9a-f]{{8}}|(?:secret-|{_ID}\.)[0-9a-f]{{16}})")
 # Seconds.
 _OLD = 3600.0
@@ -62,7 +64,7 @@ class Orphans:
         """Yield each one; nothing is changed."""
         for name in self._names(""):
             yield from self._look(name)
-        for folder in ("results", "crops"):
+        for folder in ("results", *_FOLDERS):
             for name in self._names(folder):
                 yield from self._look(f"{folder}/{name}")
 
@@ -72,7 +74,9 @@ class Orphans:
 
     def uploads_with_crops(self) -> set[str]:
         """Return the ids of which there are pictures, or a result that was not published."""
-        return {name for name in self._names("crops") if _CROPS.fullmatch(name)}
+        return {
+            name for folder in _FOLDERS for name in self._names(folder) if _CROPS.fullmatch(name)
+        }
 
     def remove(self, orphan: Orphan) -> bool:
         """Remove it, unless it has found an owner or somebody has it open for writing."""
@@ -113,7 +117,7 @@ class Orphans:
         with suppress(FileNotFoundError):
             found = (self._directory / name).lstat()
             old = max(found.st_mtime, found.st_ctime) < time.time() - _OLD
-            kind = stat.S_ISDIR if name.startswith("crops/") else stat.S_ISREG
+            kind = stat.S_ISDIR if name.partition("/")[0] in _FOLDERS else stat.S_ISREG
             if old and kind(found.st_mode):
                 yield Orphan(name, why, found.st_size)
 
@@ -121,10 +125,7 @@ class Orphans:
         """Say why nobody needs a file, if nobody does."""
         folder, _, base = name.rpartition("/")
         if folder:
-            if _ASIDE.fullmatch(base):
-                return "a result that was never published"
-            found = (_CROPS if folder == "crops" else _RESULT).fullmatch(base)
-            return "a result without a journal" if found and self._unknown(found["id"]) else None
+            return self._why_found(folder, base)
         if _TRIAL.fullmatch(base):
             return "left by a crash"
         if found := _DATA.fullmatch(base):
@@ -135,6 +136,15 @@ class Orphans:
         found = _JOURNAL.fullmatch(base)
         hollow = found is not None and self._hollow(found["id"])
         return "the journal of a creation that broke off" if hollow else None
+
+    def _why_found(self, folder: str, base: str) -> str | None:
+        if _ASIDE.fullmatch(base):
+            return "a result that was never published"
+        found = (_RESULT if folder == "results" else _CROPS).fullmatch(base)
+        if found and folder == "shares":
+            # Whoever works on it has it open, and what is missing is done again.
+            return "shares of an analysis that nobody does"
+        return "a result without a journal" if found and self._unknown(found["id"]) else None
 
     def _unknown(self, upload_id: str) -> bool:
         return not os.path.lexists(self._directory / f"{upload_id}.log")

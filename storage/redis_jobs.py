@@ -242,6 +242,15 @@ class RedisJobs:
         args = (attempt, time.time(), *counts, _MOST_TEXTS, *texts)
         _check(call(self._redis, schema.JOB_PROGRESS, keys, args))
 
+    @redis_errors()
+    def call_helpers(self, upload_id: str, plan: str, most: int) -> None:
+        """Let other workers help with a job that this one runs, `most` of them at most.
+
+        They come when they have done what waits for them already.
+        """
+        size = int(self._redis.hget(schema.job_key(upload_id), "size") or 0)
+        self._rq.call_helpers(upload_id, plan, size, min(most, self._rq.workers() - 1))
+
     def complete(
         self, upload_id: str, document: Mapping[str, Any], crops: Sequence[bytes] = ()
     ) -> None:
@@ -263,6 +272,7 @@ class RedisJobs:
         # Removal buries the journal before it removes the result: one of the two sees the other.
         ended = self._remember_completed(upload_id, json.loads(result))
         self.end(upload_id, 0, ended)
+        self._data.forget_shares(upload_id)
         if self._retention.keep_uploads == 0:
             self._data.remove_bytes(upload_id)
         return True
@@ -303,6 +313,7 @@ class RedisJobs:
         if self.end(upload_id, attempt, ended):
             with suppress(UploadGone, UploadNotFound):
                 self._remember(upload_id, ended)
+            self._data.forget_shares(upload_id)
 
     @redis_errors()
     def end(self, upload_id: str, attempt: int, ended: Ended) -> bool:

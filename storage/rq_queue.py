@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from storage.job import MB
 from storage.redis_sync import surely_dead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from redis import Redis
 
@@ -33,6 +34,8 @@ _REMEMBERED = 3600
 _DOUBT = 10.0
 # Whom nobody asked about for so long is no longer in doubt.
 _FORGOTTEN = 86_400.0
+# What a job's helpers are called.
+_HELPER = re.compile(r".+_[1-9][0-9]*")
 _OVER = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
 
 
@@ -70,6 +73,15 @@ class TimeLimit:
         return ceil(self.base + self.per_mb * size / MB)
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Hold what is to be enqueued: its id, what it is told, and the bytes of its video."""
+
+    id: str
+    arguments: tuple[str, ...]
+    size: int
+
+
 class RqQueue:
     """Enqueue, look for and delete RQ's jobs; raises errors of Redis."""
 
@@ -96,13 +108,22 @@ class RqQueue:
         `sizes` has the bytes of each one's video by its id. One that RQ holds for ended, or that
         was lost with its worker, makes way.
         """
-        enqueued = self._enqueue(sizes)
-        over = {one: sizes[one] for one in sizes if one not in enqueued and self._makes_way(one)}
-        for job_id in over:
-            self.delete(job_id)
+        return self._ensure([_Order(one, (one,), size) for one, size in sizes.items()])
+
+    def call_helpers(self, job_id: str, plan: str, size: int, count: int) -> int:
+        """Enqueue so many helpers of a job, as `enqueue`; each is told its id and that plan."""
+        return self._ensure(
+            [_Order(f"{job_id}_{number}", (job_id, plan), size) for number in range(1, count + 1)]
+        )
+
+    def _ensure(self, orders: Sequence[_Order]) -> int:
+        enqueued = self._enqueue(orders)
+        over = [one for one in orders if one.id not in enqueued and self._makes_way(one.id)]
+        for one in over:
+            self.delete(one.id)
         return len(enqueued) + (len(self._enqueue(over)) if over else 0)
 
-    def _enqueue(self, sizes: Mapping[str, int]) -> set[str]:
+    def _enqueue(self, orders: Sequence[_Order]) -> set[str]:
         """Return those that were not known by their id.
 
         It is what `Queue.enqueue(unique=True)` does, which takes a round trip for each.
@@ -111,21 +132,21 @@ class RqQueue:
         queues = {queue.name: queue for queue in self.queues}
         with self.redis.pipeline(transaction=False) as pipeline:
             pipeline.sadd(Queue.redis_queues_keys, *(queue.key for queue in queues.values()))
-            for job_id, size in sizes.items():
-                queue = queues[self._lanes.of(size)]
-                keys = [Job.key_for(job_id), queue.key]
-                script(keys, [job_id, "R", -1, *self._fields(queue, job_id, size)], pipeline)
+            for order in orders:
+                queue = queues[self._lanes.of(order.size)]
+                keys = [Job.key_for(order.id), queue.key]
+                script(keys, [order.id, "R", -1, *self._fields(queue, order)], pipeline)
             answers = pipeline.execute()[1:]
-        return {job_id for job_id, new in zip(sizes, answers, strict=True) if new}
+        return {order.id for order, new in zip(orders, answers, strict=True) if new}
 
-    def _fields(self, queue: Queue, job_id: str, size: int) -> Iterator[str]:
+    def _fields(self, queue: Queue, order: _Order) -> Iterator[str]:
         # How often it may run is counted in our own hash: RQ does not try again by itself.
         job = queue.create_job(
             self._function,
-            args=[job_id],
-            job_id=job_id,
+            args=list(order.arguments),
+            job_id=order.id,
             description=self._function,
-            timeout=self._limit.of(size),
+            timeout=self._limit.of(order.size),
             result_ttl=_REMEMBERED,
             failure_ttl=_REMEMBERED,
         )
@@ -188,7 +209,7 @@ class RqQueue:
         for queue in self.queues:
             if len(found) < most:
                 found += queue.get_job_ids(0, most - len(found))
-        return found
+        return [one for one in found if not _HELPER.fullmatch(one)]
 
     def running(self) -> set[str]:
         """Return the ids of jobs that a worker has taken, dead ones' too."""
@@ -253,6 +274,10 @@ class RqQueue:
         for queue in self.queues:
             for registry in (FinishedJobRegistry, FailedJobRegistry):
                 registry(queue=queue).cleanup()
+        for one in self.running() | self.failed():
+            # Of a job they are looked after with its record; nobody waits for a helper.
+            if _HELPER.fullmatch(one) and self._is_lost(one):
+                self.delete(one)
 
     def _fetch(self, job_id: str) -> Job | None:
         try:

@@ -20,8 +20,11 @@ from processing.detect import Candidate
 from processing.engines import Engine
 from processing.result import Text
 from settings import Settings
+from storage import shares
 from storage.filestore import FileStore
+from storage.linux import die_with
 from storage.redis_jobs import RedisJobs
+from storage.rq_worker import CrashAwareWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,49 +72,74 @@ def engine(pause: Callable[[], None]) -> Engine:
     return Engine(StillDetector(pause), SureReader(), "still", "a test asked for it")
 
 
-def slowly(upload_id: str) -> None:
+def slowly(upload_id: str, plan: str = "") -> None:
     """Analyse at ten frames a second."""
-    _run(upload_id, lambda: time.sleep(SECONDS_A_FRAME))
+    _run(upload_id, plan, lambda: time.sleep(SECONDS_A_FRAME))
 
 
-def briskly(upload_id: str) -> None:
+def briskly(upload_id: str, plan: str = "") -> None:
     """Analyse at fifty frames a second."""
-    _run(upload_id, lambda: time.sleep(SECONDS_A_FRAME / 5))
+    _run(upload_id, plan, lambda: time.sleep(SECONDS_A_FRAME / 5))
 
 
-def fatally(upload_id: str) -> None:
+def fatally(upload_id: str, plan: str = "") -> None:
     """Be killed in the first frame."""
-    _run(upload_id, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    _run(upload_id, plan, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
-def wrongly(upload_id: str) -> None:
+def wrongly(upload_id: str, plan: str = "") -> None:
     """Raise what nobody expects."""
-    _run(upload_id, _raise)
+    _run(upload_id, plan, _raise)
 
 
-def greedily(upload_id: str) -> None:
+def greedily(upload_id: str, plan: str = "") -> None:
     """Take ever more memory."""
     taken: list[bytes] = []
-    _run(upload_id, lambda: taken.append(bytes(2**28)))
+    _run(upload_id, plan, lambda: taken.append(bytes(2**28)))
 
 
 def _raise() -> None:
     raise LookupError("AB12CDE is not for clients")
 
 
-def _run(upload_id: str, pause: Callable[[], None]) -> None:
-    settings = worker._given.get()
-    data = FileStore(settings.upload_dir)
-    jobs = RedisJobs.connect(worker.redis_url(settings), data, settings)
-    worker.run(upload_id, data, jobs, lambda: engine(pause), worker.memory_limit(settings))
+def _run(upload_id: str, plan: str, pause: Callable[[], None]) -> None:
+    name = sys._getframe(1).f_code.co_name
+    function = f"tests.slow_jobs.{name}"
+    worker.do(worker._given.get(), upload_id, plan, lambda: engine(pause), function)
+
+
+def held(upload_id: str, plan: str = "") -> None:
+    """Analyse quickly, but stand at each frame while there is a file `hold`."""
+    hold = worker._given.get().upload_dir / "hold"
+
+    def wait() -> None:
+        while hold.exists():
+            time.sleep(SECONDS_A_FRAME)
+
+    _run(upload_id, plan, wait)
 
 
 def main() -> None:
-    """Work on jobs of that name until a signal asks to stop."""
-    directory, url, name = sys.argv[1:]
+    """Work on jobs of that name until a signal asks to stop; in so many processes, or in one."""
+    directory, url, name, *count = sys.argv[1:]
     settings = Settings(upload_dir=Path(directory), redis_url=url)
+    shares._STALLED = float(os.environ.get("TEST_STALLED_SECONDS", shares._STALLED))
     worker._given.set(settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    parent = os.getpid()
+    for _ in range(int(*count) if count else 0):
+        if not os.fork():
+            die_with(parent)
+            _work(settings, name)
+            os._exit(0)
+    if not count:
+        _work(settings, name)
+    while count:
+        os.wait()
+
+
+def _work(settings: Settings, name: str) -> None:
     data = FileStore(settings.upload_dir)
-    jobs = RedisJobs.connect(url, data, settings, f"tests.slow_jobs.{name}")
-    worker.CrashAwareWorker(jobs, lambda: None, grace=settings.stop_grace_seconds).run()
+    function = f"tests.slow_jobs.{name}"
+    jobs = RedisJobs.connect(worker.redis_url(settings), data, settings, function)
+    CrashAwareWorker(jobs, lambda: None, grace=settings.stop_grace_seconds).run()

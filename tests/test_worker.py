@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -24,28 +18,24 @@ from structlog.testing import capture_logs
 
 import worker
 from processing.errors import ReaderUnavailable
-from settings import Settings
+from storage import attempt
 from storage import redis_schema as schema
-from storage import redis_sync
 from storage.embedded import Embedded
 from storage.errors import StorageFull, StoreUnavailable
 from storage.filestore import FileStore
-from storage.job import Job, JobState
+from storage.job import JobState
 from storage.redis_jobs import RedisJobs
-from storage.upload import Upload
+from storage.rq_worker import CrashAwareWorker
 from tests.slow_jobs import TEXT, engine
+from tests.working import DEADLINE, Place, completed, horses, processing, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from processing.engines import Engine
 
-ROOT = Path(__file__).parents[1]
-DEADLINE = 90.0
 FRAMES = 20
-SLOW = "from tests.slow_jobs import main; main()"
 TOO_NEW = "this record has version 2, this program knows up to 1: upgrade it"
-Worker = subprocess.Popen[str]
 
 
 def nothing() -> None:
@@ -54,84 +44,6 @@ def nothing() -> None:
 
 def fast() -> Engine:
     return engine(nothing)
-
-
-@dataclass(slots=True)
-class Place:
-    """A data directory with its Redis, and the workers started there."""
-
-    directory: Path
-    url: str
-    workers: list[Worker] = field(default_factory=list)
-
-    @property
-    def data(self) -> FileStore:
-        return FileStore(self.directory)
-
-    @property
-    def text(self) -> Any:
-        return redis_sync.clients(self.url)[0]
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(upload_dir=self.directory, redis_url=self.url)
-
-    @property
-    def jobs(self) -> RedisJobs:
-        return RedisJobs.connect(self.url, self.data, self.settings)
-
-    def upload(self, content: bytes, metadata: str | None = None) -> str:
-        """Leave a finished upload as the web side does; its job waits in the outbox."""
-        now = time.time()
-        upload = Upload(str(uuid4()), len(content), metadata, now, now + 3600)
-        self.data.create(upload)
-        writer = self.data.open(upload)
-        writer.write([content])
-        writer.commit(replace(upload, offset=len(content), complete=True))
-        writer.close()
-        self.jobs._reconciler.restore(upload.id)
-        return upload.id
-
-    def work(self, name: str = "slowly") -> Worker:
-        """Start a worker whose jobs are that function of tests.slow_jobs."""
-        return self.start("-c", SLOW, str(self.directory), self.url, name)
-
-    def start(self, *arguments: str) -> Worker:
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=env, text=True)
-        self.workers.append(process)
-        return process
-
-    def job(self, upload_id: str) -> Job:
-        return Job.from_hash(upload_id, self.text.hgetall(schema.job_key(upload_id)))
-
-    def result(self, upload_id: str) -> dict[str, Any]:
-        """Return the one result there is."""
-        files = [path.name for path in (self.directory / "results").iterdir()]
-        assert files == [f"{upload_id}.json"]
-        document: dict[str, Any] = json.loads(self.data.result(upload_id) or b"")
-        return document
-
-    def terminate(self, upload_id: str) -> None:
-        """Remove an upload as the web side does on DELETE."""
-        self.data.remove(upload_id)
-        self.jobs._sweeper.terminate(upload_id, 0)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait as long as it takes, within reason."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "this never came true"
-        time.sleep(0.02)
-
-
-def horses(process: Worker) -> list[int]:
-    """Return the children of a worker: the process of its running job."""
-    with contextlib.suppress(OSError):
-        text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        return [int(pid) for pid in text.split()]
-    return []
 
 
 @pytest.fixture
@@ -153,15 +65,6 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         writer.write(np.full((64, 96, 3), index * 10, np.uint8))
     writer.release()
     return path.read_bytes()
-
-
-def processing(place: Place, upload_id: str) -> bool:
-    job = place.job(upload_id)
-    return job.state is JobState.PROCESSING and job.done > 1
-
-
-def completed(place: Place, upload_id: str) -> bool:
-    return place.job(upload_id).state is JobState.COMPLETED
 
 
 # --- one job, in this process
@@ -341,8 +244,8 @@ def test_a_result_that_does_not_fit_the_disk_is_waited_for_and_then_put_off(
         return publish(self, *what)
 
     monkeypatch.setattr(FileStore, "publish_result", full)
-    monkeypatch.setattr(worker, "_AWAY", 0.01)
-    monkeypatch.setattr(worker, "_PATIENCE", 0.1)
+    monkeypatch.setattr(attempt, "_AWAY", 0.01)
+    monkeypatch.setattr(attempt, "_PATIENCE", 0.1)
     upload_id = place.upload(video)
     worker.run(upload_id, place.data, place.jobs, fast)
     job = place.job(upload_id)
@@ -367,7 +270,7 @@ def test_upkeep_that_fails_keeps_no_worker_from_the_queue(
 
     for name in ("drain", "reconcile", "sweep"):
         monkeypatch.setattr(RedisJobs, name, fail(name))
-    crashing = worker.CrashAwareWorker(place.jobs, nothing)
+    crashing = CrashAwareWorker(place.jobs, nothing)
     crashing._maintain()
     assert calls == ["drain", "reconcile", "sweep"]
     crashing._maintain()
@@ -389,7 +292,7 @@ def test_a_running_job_waits_for_no_upkeep_that_could_cost_its_lease(
     place.upload(b"")
     jobs = place.jobs
     jobs.drain()
-    working = worker.CrashAwareWorker(jobs, nothing)
+    working = CrashAwareWorker(jobs, nothing)
     working._register()
     taken = working._take(working.queues, None)
     assert taken is not None
@@ -640,5 +543,5 @@ def test_the_real_worker_reads_its_options_and_shares_the_private_redis(
 
 def test_a_worker_runs_no_thread_of_ours_beside_the_one_that_forks(place: Place) -> None:
     threads = threading.active_count()
-    worker.CrashAwareWorker(place.jobs, nothing)
+    CrashAwareWorker(place.jobs, nothing)
     assert threading.active_count() == threads

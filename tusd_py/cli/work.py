@@ -45,6 +45,7 @@ SETTINGS = (
     "plate_region",
     "max_pixels",
     "max_file_size",
+    "analysis_segment_seconds",
     "keep_uploads_seconds",
     "keep_failed_seconds",
     "result_ttl_seconds",
