@@ -36,6 +36,7 @@ from storage.redis_wire import RedisWire
 from storage.syncs import Syncs
 from storage.watch import Watches
 from tusd_py import protocol, resumable
+from tusd_py.call import Call, Uploads
 from tusd_py.cors import Cors
 from tusd_py.dispatch import Dispatcher
 from tusd_py.download import Downloads
@@ -56,7 +57,7 @@ from tusd_py.request_id import Named, RequestIds
 from tusd_py.resource import JobResource
 from tusd_py.resumable import Dialect
 from tusd_py.tus import Tus
-from tusd_py.uploads import Call, Uploads, cancel, carry_out
+from tusd_py.uploads import cancel, carry_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from storage.interfaces import InfoStore, Sink
     from storage.leases import Lease
     from storage.upload import Upload
+    from tusd_py.call import Uploads
     from tusd_py.exchange import Exchange
     from tusd_py.multipart import Form
     from tusd_py.protocol import Response
-    from tusd_py.uploads import Uploads
 
 log = structlog.get_logger()
 

@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from tusd_py.call import Uploads
     from tusd_py.exchange import Exchange
     from tusd_py.headers import Headers
     from tusd_py.origin import Origin
     from tusd_py.protocol import Response
-    from tusd_py.uploads import Uploads
 
 log = structlog.get_logger()
 

@@ -33,13 +33,13 @@ from storage.upload import Upload
 from tests.tusd_py.test_exchange import GONE, piece
 from tests.tusd_py.test_multipart import NAMED, TYPE, cut, form, option, part
 from tusd_py import filling, intake
+from tusd_py.call import Uploads
 from tusd_py.exchange import AsgiExchange
 from tusd_py.filling import Filling
 from tusd_py.form import PATH, Forms
 from tusd_py.multipart import BESIDES
 from tusd_py.origin import Origin
 from tusd_py.protocol import Limits
-from tusd_py.uploads import Uploads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence

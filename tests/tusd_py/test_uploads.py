@@ -28,6 +28,7 @@ from storage.segments import FileWriter
 from storage.upload import PARTIAL, Upload
 from tests.storage.slow import SlowDisk
 from tusd_py import intake
+from tusd_py.call import Call, Uploads
 from tusd_py.exchange import BodyEnd
 from tusd_py.headers import Headers
 from tusd_py.intake import Pace
@@ -35,7 +36,7 @@ from tusd_py.origin import Origin
 from tusd_py.protocol import Limits, ProtocolError, Response
 from tusd_py.resumable import Dialect
 from tusd_py.tus import Tus
-from tusd_py.uploads import Call, Uploads, cancel, carry_out
+from tusd_py.uploads import cancel, carry_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
