@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
+from processing.calibrate import Calibration
 from processing.crop import View
 from processing.detect import session_options, sha256
 from processing.errors import ReaderUnavailable
@@ -37,6 +38,7 @@ class BuiltinReader:
 
     name = "builtin"
     views = (View(), View((0.04, 0.1)), View((0.02, -0.08)))
+    calibration = Calibration()
 
     def __init__(self, model: Path, threads: int = 2) -> None:
         self._session = _session(model, threads)

@@ -11,6 +11,7 @@ from processing.track import plates, without_overlays
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from processing.calibrate import Calibration
     from processing.detect import PlateDetector
     from processing.formats import Region
     from processing.read import PlateReader
@@ -40,11 +41,17 @@ class Passage:
 
 
 def judged(
-    tracks: Sequence[Track], passage: Passage, *, min_confidence: float, region: Region
+    tracks: Sequence[Track],
+    passage: Passage,
+    calibration: Calibration,
+    *,
+    min_confidence: float,
+    region: Region,
 ) -> list[Plate]:
     """Return the plates that tracks are of, those below `min_confidence` left out."""
     real = without_overlays(tracks, passage.duration, passage.info.height)
-    found = plates(real, single_frame=passage.analysed == 1, region=region)
+    single = passage.analysed == 1
+    found = plates(real, single_frame=single, region=region, calibration=calibration)
     return [plate for plate in found if plate.confidence >= min_confidence]
 
 

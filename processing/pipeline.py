@@ -175,8 +175,13 @@ class Search:
 
     def plates(self, min_confidence: float, region: Region) -> list[Plate]:
         """Return what was found, in the pixels of the whole frame."""
-        tracks, passage = self._tracker.tracks, self.passage
-        sure = judged(tracks, passage, min_confidence=min_confidence, region=region)
+        sure = judged(
+            self._tracker.tracks,
+            self.passage,
+            self._reader.calibration,
+            min_confidence=min_confidence,
+            region=region,
+        )
         return [_moved(plate, self._within) for plate in sure] if self._within else sure
 
     def _read(self, whole: Frame) -> list[Reading]:

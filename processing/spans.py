@@ -270,6 +270,7 @@ def merged(
     plates = judged(
         tracker.tracks,
         passage,
+        engine.reader.calibration,
         min_confidence=options.min_confidence,
         region=engine.region,
     )

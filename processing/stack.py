@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Of one line of a plate that has two.
 LINE_LENGTHS = range(2, 6)
+LIKE_DIGITS = "0123456789IOQ"
 # How far the middles of the lines are apart, as a share of the lower one's height: boxes of text
 # are generous, those of two lines overlap.
 STEPS = (0.4, 1.35)
@@ -113,9 +114,8 @@ def _joined(upper: Text, lower: Text) -> Text:
 
 def _is_plate(upper: Text, lower: Text) -> bool:
     lines = normalise(upper.raw), normalise(lower.raw)
-    # No number is broken in two.
-    if not all(lines) or (lines[0][-1].isdigit() and lines[1][0].isdigit()):
+    # No number is broken in two, whatever its digits were taken for.
+    if not all(lines) or (lines[0][-1] in LIKE_DIGITS and lines[1][0] in LIKE_DIGITS):
         return False
-    text = _joined(upper, lower)
-    joined = normalise(text.raw)
-    return len(joined) in LENGTHS and fits(mended(joined, text.characters))
+    joined = "".join(lines)
+    return len(joined) in LENGTHS and fits(mended(joined))

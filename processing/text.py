@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 LENGTHS = range(4, 10)
+SHORTEST_NUMBER = 6
 FIRST_SIGHT = range(3, 13)
 NOT_ALPHANUMERIC = re.compile(r"[^A-Z0-9]")
 # A boundary before and after, for readers put stray colons into plates as well: 1Z7:5233.
@@ -49,8 +50,9 @@ def may_be_plate(raw: str) -> bool:
 def plausibility(text: str) -> float:
     """Weigh how likely a normalised text is a plate's rather than another sign's, 0 to 1.
 
-    House numbers, prices and telephone numbers are digits only; few plates are.
+    House numbers, prices and telephone numbers are digits only; few plates are, and of these hardly
+    any has less than six.
     """
     if text.isdigit():
-        return 0.6
+        return 0.6 if len(text) >= SHORTEST_NUMBER else 0.3
     return 0.85 if len(text) == LENGTHS[0] else 1.0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
+from processing.calibrate import Calibration
 from processing.formats import fits, regions
 from processing.result import Alternative, Box, Place, Plate, Sighting
 from processing.text import plausibility
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
     from processing.result import Reading
 
 CONFUSABLE = str.maketrans("OQDIBSZG", "00018526")
-# How much of a confidence stands when a plate was read in so few frames of a video.
-SUPPORT = {1: 0.45, 2: 0.75, 3: 0.95}
 # Texts of one track whose best picture is kept.
 MOST_SHOTS = 8
-# Measured on still images: readers are surer than they are right, and nothing there confirms them.
-ONE_LOOK = 0.95
 UNUSUAL = 0.85
 # What is told of each plate, at most.
 MOST_ALTERNATIVES = 5
@@ -259,7 +256,11 @@ class _Vehicle:
 
 
 def plates(
-    tracks: Iterable[Track], *, single_frame: bool = False, region: Region = "any"
+    tracks: Iterable[Track],
+    *,
+    single_frame: bool = False,
+    region: Region = "any",
+    calibration: Calibration | None = None,
 ) -> list[Plate]:
     """Vote on each track, join those of one plate, and return the plates by first appearance.
 
@@ -267,7 +268,9 @@ def plates(
         tracks: what a `Tracker` collected.
         single_frame: there was but one frame, so that no plate could be read twice.
         region: whose forms decide between characters that look alike.
+        calibration: how sure the reader is when it is right; None for what is likely of any.
     """
+    told = calibration or Calibration()
     joined: list[_Vehicle] = []
     # The strongest first, so that partial readings find the whole to join.
     vehicles = [_Vehicle.on(track) for track in tracks]
@@ -278,7 +281,7 @@ def plates(
                 break
         else:
             joined.append(vehicle)
-    found = [_plate(vehicle, region, single_frame=single_frame) for vehicle in joined]
+    found = [_plate(vehicle, region, told, single_frame=single_frame) for vehicle in joined]
     places = sorted(range(len(found)), key=lambda place: _rank(found[place], joined[place]))
     return [found[place] for place in places]
 
@@ -334,15 +337,17 @@ def _gap(one: _Vehicle, other: _Vehicle) -> float:
     )
 
 
-def _plate(vehicle: _Vehicle, region: Region, *, single_frame: bool) -> Plate:
+def _plate(
+    vehicle: _Vehicle, region: Region, calibration: Calibration, *, single_frame: bool
+) -> Plate:
     text = settled(vehicle.verdict, region)
-    frames = {reading.frame for reading in vehicle.readings}
-    support = ONE_LOOK if single_frame else SUPPORT.get(len(frames), 1.0)
+    frames = None if single_frame else len({reading.frame for reading in vehicle.readings})
+    chance = calibration.chance(vehicle.verdict.certainty, form=fits(text), frames=frames)
     shot = max(_agreeing(vehicle), key=_quality)
     stays = _stays(vehicle.stays)
     return Plate(
         text=text,
-        confidence=vehicle.verdict.confidence * support * plausibility(text) * _form(text),
+        confidence=chance * plausibility(text),
         first_seen=vehicle.readings[0].time,
         last_seen=vehicle.until,
         detections=sum(stay.detections for stay in stays),
@@ -353,11 +358,6 @@ def _plate(vehicle: _Vehicle, region: Region, *, single_frame: bool) -> Plate:
         sightings=stays,
         places=_places(vehicle.readings),
     )
-
-
-def _form(text: str) -> float:
-    # Of texts that have the form of no known plate more are misread.
-    return 1.0 if fits(text) or text.isdigit() else UNUSUAL
 
 
 def _alternatives(verdict: Verdict, text: str) -> tuple[Alternative, ...]:
@@ -385,7 +385,9 @@ def _places(readings: Sequence[Reading]) -> tuple[Place, ...]:
 def _rank(plate: Plate, vehicle: _Vehicle) -> tuple[float, float, str]:
     # Of plates seen together those of the nearer vehicles come first, unless they are less sure.
     shot = max(_agreeing(vehicle), key=_quality)
-    prominence = plate.confidence * shot.score**0.3 * shot.box.area**0.2
+    usual = 1.0 if fits(plate.text) or plate.text.isdigit() else UNUSUAL
+    sure = vehicle.verdict.confidence * plausibility(plate.text) * usual
+    prominence = sure * shot.score**0.3 * shot.box.area**0.2
     return plate.first_seen, -prominence, plate.text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -36,12 +37,15 @@ class Verdict:
             0 to 1.
         characters: the same for each character.
         rivals: the other texts that were read, with their share of the weight, the largest first.
+        certainty: geometric mean of how sure the readers were of each character, where they read
+            another of not at all, 0 to 1.
     """
 
     text: str
     confidence: float
     characters: tuple[float, ...] = ()
     rivals: tuple[tuple[str, float], ...] = ()
+    certainty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ class _Vote:
     @property
     def weight(self) -> float:
         return max(LEAST_WEIGHT, self.confidence) * self.size
+
+    def sure_of(self, place: int) -> float:
+        return self.characters[place] if place < len(self.characters) else self.confidence
 
     def weight_of(self, places: range) -> float:
         told = [self.characters[place] for place in places if place < len(self.characters)]
@@ -99,6 +106,7 @@ def vote(readings: Sequence[Reading]) -> Verdict:
         min(1.0, own * sum(shares) / max(1, len(shares))),
         tuple(min(1.0, own * share) for share in shares) if len(shares) == len(text) else (),
         tuple(sorted(_shares(weights, text, total), key=lambda rival: (-rival[1], rival[0]))),
+        _certainty(votes, text),
     )
 
 
@@ -190,3 +198,16 @@ def _insertion(votes: Mapping[str, float] | None, total: float) -> list[tuple[st
 def _own_confidence(votes: Sequence[_Vote], text: str) -> float:
     agreeing = [one for one in votes if one.text == text] or votes
     return sum(one.confidence for one in agreeing) / len(agreeing)
+
+
+def _certainty(votes: Sequence[_Vote], text: str) -> float:
+    sums = [0.0] * len(text)
+    for one in votes:
+        for block in Levenshtein.opcodes(text, one.text):
+            if block.tag == "equal":
+                for column in range(block.src_start, block.src_end):
+                    place = column - block.src_start + block.dest_start
+                    sums[column] += one.sure_of(place) * one.size
+    total = sum(one.size for one in votes)
+    logarithms = [math.log(max(LEAST_WEIGHT, value / total)) for value in sums]
+    return math.exp(sum(logarithms) / max(1, len(logarithms)))

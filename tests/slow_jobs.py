@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 import worker
+from processing.calibrate import Calibration
 from processing.crop import View
 from processing.detect import Candidate
 from processing.engines import Engine
@@ -61,6 +62,7 @@ class SureReader:
     name = "sure"
     versions: dict[str, str] = {}  # noqa: RUF012
     views = (View(),)
+    calibration = Calibration()
 
     def read(self, crops: Sequence[Image]) -> list[Text]:
         """Read without looking."""

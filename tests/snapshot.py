@@ -156,15 +156,19 @@ def car(picture: Image, corners: Floats, random: np.random.Generator) -> None:
 
 
 def _worsened(picture: Image, box: Box, random: np.random.Generator) -> Image:
+    # Few are bad in every way, as of real ones.
+    worst = random.uniform(0.1, 1.0)
     seen = picture.astype(np.float32)
-    blur = random.uniform(0.1, 0.055 * box.height)
+    blur = random.uniform(0.1, 0.06 * box.height * worst + 0.11)
     seen = cv2.GaussianBlur(seen, (0, 0), blur).astype(np.float32)
     if random.random() < 0.4:
-        seen = _smeared(seen, random.uniform(1, 0.05 * box.width), random.uniform(0, math.pi))
-    light = math.exp(random.uniform(math.log(0.2), math.log(1.1)))
-    noise = random.normal(0, random.uniform(1, 9), (*seen.shape[:2], 1))
+        seen = _smeared(
+            seen, random.uniform(1, 1 + worst * 0.05 * box.width), random.uniform(0, math.pi)
+        )
+    light = math.exp(random.uniform(worst * math.log(0.2), math.log(1.1)))
+    noise = random.normal(0, random.uniform(1, 9) * worst, (*seen.shape[:2], 1))
     seen = seen * np.float32(light) + noise.astype(np.float32)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(30, 95))]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, round(95 - worst * random.uniform(0, 65))]
     _, data = cv2.imencode(".jpg", np.clip(seen, 0, 255).astype(np.uint8), quality)
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 

@@ -126,14 +126,14 @@ def hard(seed: int) -> tuple[list[Route], Weather]:
     routes = []
     for number in range(3):
         start, y = 2.0 * number, float(random.uniform(90, 300))
-        small = math.exp(random.uniform(math.log(22), math.log(60)))
+        small = math.exp(random.uniform(math.log(30), math.log(75)))
         large = small * random.uniform(1.0, 1.6)
         ends = (-40.0, SIZE[0] + 40.0)[:: int(random.choice([-1, 1]))]
         lasting = random.uniform(0.3, 1.9)
         stops = (Stop(start, ends[0], y, small), Stop(start + lasting, ends[1], y, large))
         routes.append(Route((text(random).replace(" ", ""),), stops))
     light = math.exp(random.uniform(math.log(0.15), math.log(1.1)))
-    return routes, Weather(random.uniform(2, 9), light, random.uniform(0.2, 1.3))
+    return routes, Weather(random.uniform(2, 9), light, random.uniform(0.2, 1.2))
 
 
 def _corners(stop: Stop, texture: Image) -> Floats:

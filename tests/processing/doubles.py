@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from processing.calibrate import Calibration
 from processing.crop import View
 from processing.detect import Candidate
 from processing.result import Box, Reading, Text
@@ -66,6 +67,7 @@ class FixedReader:
     texts: Sequence[Text] = (Text("AB12CDE", 0.9),)
     name: str = "fixed"
     views: Sequence[View] = (View(),)
+    calibration: Calibration = field(default_factory=Calibration)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, crops: Sequence[Image]) -> list[Text]:

@@ -169,7 +169,7 @@ def test_a_video_without_plates_gives_an_empty_list(tiny_clip: Path) -> None:
 
 
 def test_plates_below_the_least_confidence_are_left_out(tiny_clip: Path) -> None:
-    unsure = FixedReader(texts=(Text("AB12CDE", 0.25),))
+    unsure = FixedReader(texts=(Text("AB12CDE", 0.15),))
     assert analyse(tiny_clip, FixedDetector(), unsure, ignore).plates == ()
     (plate,) = analyse(tiny_clip, FixedDetector(), unsure, ignore, min_confidence=0.2).plates
     assert plate.text == "AB12CDE"

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from processing.calibrate import Calibration
 from processing.crop import View
 from processing.detect import Candidate
 from processing.engines import Engine, choose
@@ -156,6 +157,7 @@ class LevelReader:
 
     name = "level"
     views = (View(), View(tone="grey"), View(tone="stretched"))
+    calibration = Calibration()
     versions: dict[str, str] = {}  # noqa: RUF012
 
     def read(self, crops: Sequence[Image]) -> list[Text]:

@@ -76,6 +76,8 @@ def test_lines_that_may_be_halves_are_looked_at_again() -> None:
         ("12:3", "4:56"),
         ("A", "123456"),
         ("17I7", "7114"),
+        ("17I", "77114"),
+        ("171.7k", "(71.14"),
         ("CALIFORNIA", "1234"),
     ],
     ids=[
@@ -85,6 +87,8 @@ def test_lines_that_may_be_halves_are_looked_at_again() -> None:
         "a clock",
         "a letter",
         "a broken number",
+        "digits taken for letters",
+        "one line cut in two",
         "a state",
     ],
 )

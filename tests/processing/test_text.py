@@ -42,4 +42,5 @@ def test_normalised_text_keeps_letters_and_digits_only() -> None:
 
 
 def test_numbers_are_less_plausible_than_mixed_texts() -> None:
+    assert plausibility("17174") < plausibility("205014")
     assert plausibility("205014") < plausibility("AB12") < plausibility("AB12CDE") == 1

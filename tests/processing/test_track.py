@@ -72,15 +72,19 @@ def test_misreadings_in_between_are_outvoted() -> None:
     assert (plate.text, plate.detections) == ("AB12CDE", 6)
 
 
-def test_a_text_read_once_in_a_video_is_doubted() -> None:
-    (once,) = found([[reading("AB12CDE", confidence=1.0)]])
-    assert once.confidence < 0.5
+def test_a_text_read_once_in_a_video_is_doubted_more_than_one_read_often() -> None:
+    (once,) = found([[reading("AB12CDE", confidence=0.7)]])
+    assert once.confidence < 0.3
+    (often,) = found(passing("AB12CDE", count=8))
+    assert often.confidence > 0.85
 
 
-def test_a_text_read_once_in_a_still_is_not_doubted() -> None:
-    tracker = tracked([[reading("AB12CDE", confidence=0.9)]])
-    (plate,) = plates(tracker.tracks, single_frame=True)
+def test_a_text_read_once_in_a_still_is_doubted_less_than_one_read_once_in_a_video() -> None:
+    frames = [[reading("AB12CDE", confidence=0.99)]]
+    (plate,) = plates(tracked(frames).tracks, single_frame=True)
+    (once,) = found(frames)
     assert plate.confidence > 0.85
+    assert plate.confidence > once.confidence
 
 
 def test_plates_come_by_first_appearance_and_then_the_surest_first() -> None:

@@ -51,6 +51,19 @@ def test_disagreement_lowers_the_confidence() -> None:
     assert disputed.confidence < agreed.confidence
 
 
+def test_certainty_is_that_of_the_weakest_characters_more_than_of_the_others() -> None:
+    box = Box(0, 0, 100, 25)
+    sure = Reading(0, 0.0, box, "AB12", 0.9, (0.9, 0.9, 0.9, 0.9))
+    weak = Reading(0, 0.0, box, "AB12", 0.9, (1.0, 1.0, 1.0, 0.6))
+    assert vote([sure]).certainty == pytest.approx(0.9)
+    assert vote([weak]).certainty == pytest.approx(0.6**0.25)
+    assert vote([weak]).certainty < vote([sure]).certainty
+    # Who read another character was not sure of this one at all.
+    half = vote([sure, Reading(1, 0.1, box, "AB17", 0.5, (0.9, 0.9, 0.9, 0.1))])
+    assert half.text == "AB12"
+    assert half.certainty == pytest.approx((0.9**3 * 0.45) ** 0.25)
+
+
 def test_views_of_one_reading_share_its_vote() -> None:
     views = (Text("AB12CDF", 0.9), Text("AB12-CDF", 0.9), Text("AB12CDF", 0.9))
     thrice = replace(reading("AB12CDF"), views=views)

@@ -1,4 +1,4 @@
-"""No plate is lost by looking at parts of frames only that a look at all of each frame finds."""
+"""What is found of cars that come, stop, cross and go; none is lost by looking at parts only."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ def engine() -> Engine:
     return choose("rapidocr")
 
 
+@pytest.fixture(scope="module")
+def alpr(shared: SharedFolder) -> Engine:
+    """Return the alpr engine where its files lie."""
+    pytest.importorskip("open_image_models")
+    pytest.importorskip("fast_plate_ocr")
+    return choose("alpr", alpr_model_dir=shared("models"))
+
+
 def found(engine: Engine, clip: Path, detector: PlateDetector) -> set[str]:
     """Return the plates of a clip."""
     return {one.text for one in analyse(clip, detector, engine.reader, lambda _: None).plates}
@@ -97,6 +105,24 @@ def test_a_plate_of_two_lines_is_found_with_the_gate_and_no_part_of_it(
     clip = tmp_path / "square.avi"
     film(clip, [square], 4.5)
     assert found(engine, clip, engine.detector) == {"ABC2345"}
+
+
+def test_a_camera_s_name_and_clock_burnt_into_the_picture_are_no_plates(
+    engine: Engine, tmp_path: Path
+) -> None:
+    clip = tmp_path / "named.avi"
+    passing = route("TU67VWX", (0.5, 690, 200, 90), (3.5, -60, 230, 110))
+    film(clip, [passing], 5, Weather(clock="CAM12B4   14:25:"))
+    assert found(engine, clip, engine.detector) == {"TU67VWX"}
+
+
+def test_alpr_finds_no_camera_s_name_and_no_part_of_a_plate_that_is_half_covered(
+    alpr: Engine, tmp_path: Path
+) -> None:
+    clip = tmp_path / "traffic.avi"
+    routes = [COMES_STOPS_AND_GOES, CROSSES_BEFORE_IT]
+    film(clip, routes, 5.5, Weather(clock="CAM12B4   14:25:"))
+    assert found(alpr, clip, alpr.detector) == {one.text for one in routes}
 
 
 @pytest.mark.soak
