@@ -146,7 +146,8 @@ def test_without_a_directory_or_a_redis_it_exits_with_3(tmp_path: Path) -> None:
     done = run(tmp_path, "doctor", "--upload-dir", "none")
     assert (done.returncode, done.stderr) == (3, "tusd-py: UPLOAD_DIR none is no directory\n")
     assert not (tmp_path / "none").exists()
-    away = run(tmp_path, "doctor", "--upload-dir", ".", "--redis-url", "unix://none.sock")
+    nowhere = f"unix://{tmp_path}/none.sock"
+    away = run(tmp_path, "doctor", "--upload-dir", ".", "--redis-url", nowhere)
     assert away.returncode == 3
     assert away.stderr.startswith("tusd-py: Redis does not answer: ")
 
