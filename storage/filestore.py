@@ -28,6 +28,7 @@ from storage.errors import (
     UploadNotFound,
 )
 from storage.journal import Log, needed
+from storage.mounted import Mounted
 from storage.once import create_once
 from storage.results import Results
 from storage.room import Room
@@ -62,6 +63,7 @@ class FileStore:
         """
         self._directory = directory
         self._place = str(directory)
+        self._mounted = Mounted(self._place)
         self._room = Room(reserve)
         self._always = PerRequest()
         self._durability = durability or self._always
@@ -77,6 +79,7 @@ class FileStore:
 
     def prepare(self) -> None:
         """Make the directories; raise DiskFailed naming the one that cannot be used."""
+        self._mounted.check()
         try:
             self._results.prepare()
             probe = self._directory / f".probe-{secrets.token_hex(4)}"
@@ -93,6 +96,7 @@ class FileStore:
     def create(self, upload: Upload) -> None:
         lines = journal.first_lines(upload, self._boot)
         with DiskErrors():
+            self._mounted.check()
             data, log = self._segment(upload.id, 0), self._journal(upload.id)
             if upload.fingerprint is not None:
                 if not create_once(log, lines, self._durability, aside=f".{upload.id}."):
@@ -128,6 +132,7 @@ class FileStore:
         opened = journal.opened_line(upload, self._boot, "first")
         lines = journal.first_lines(upload, self._boot) + opened
         with DiskErrors():
+            self._mounted.check()
             self._room.check(self._place)
             data = create_locked(path)
             try:
@@ -303,6 +308,9 @@ class FileStore:
         try:
             with needed(path):
                 return journal.parse(path.read_bytes()) if whole else journal.read(path)
+        except UploadNotFound:
+            self._mounted.check()
+            raise
         except UploadGone:
             # Whoever wrote that may have died before it was on the disk, or his sync failed.
             with suppress(FileNotFoundError):
@@ -338,9 +346,11 @@ class FileStore:
 
     def remove(self, upload_id: str) -> None:
         with DiskErrors():
-            # Without a journal there is nothing that could be revived.
-            with suppress(FileNotFoundError):
+            try:
                 journal.bury(self._journal(upload_id), self._durability)
+            except FileNotFoundError:
+                # Then there is nothing that could be revived, unless it is out of sight.
+                self._mounted.check()
             self.remove_bytes(upload_id)
             self._results.remove(upload_id)
             self._shares.remove(upload_id)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from storage.embedded import _find_server
-from tests.acceptance.process import Process, Server, Site, eventually
+from tests.acceptance.process import Process, Server, Site, eventually, wait_until_let_go
 from tests.acceptance.raw import APPEND, TUS, Connection, Tus
 
 if TYPE_CHECKING:
@@ -94,6 +94,31 @@ def test_without_its_redis_serve_stays_up_answers_503_and_works_when_that_comes(
         assert tus.offset(upload) == 5
     assert tus.head(upload).status == 423
     assert server.running
+
+
+def test_what_lies_in_a_directory_that_is_not_mounted_is_neither_lost_nor_begun_anew(
+    site: Site, server: Server
+) -> None:
+    tus = Tus(server.port)
+    upload = tus.create(10)
+    assert tus.patch(upload, 0, b"hello").offset == 5
+    wait_until_let_go(site.stored(upload))
+    away = site.uploads.rename(site.directory / "away")
+    site.uploads.mkdir()
+    answers = [
+        tus.head(upload),
+        tus.patch(upload, 5, b"world"),
+        tus.delete(upload),
+        tus.post(10),
+        tus.request("GET", "/ready"),
+    ]
+    assert [answer.status for answer in answers] == [423, 503, 503, 503, 503]
+    # Nor is anything put where nobody would look for it later.
+    site.uploads.rmdir()
+    away.rename(site.uploads)
+    assert tus.offset(upload) == 5
+    assert tus.patch(upload, 5, b"world").offset == 10
+    assert site.stored(upload).read_bytes() == b"helloworld"
 
 
 def test_sigterm_ends_a_server_with_an_open_patch_whose_client_is_told_to_go_on(

@@ -23,6 +23,7 @@ from storage.errors import (
     RecordBehind,
     StorageFull,
     UploadGone,
+    UploadNotFound,
 )
 from storage.filestore import FileStore
 from storage.segments import FileWriter, SegmentReader
@@ -71,6 +72,47 @@ def test_bytes_are_a_plain_file_named_by_the_id(
     assert (tmp_path / "uploads" / upload.id).read_bytes() == b"abcdefghij"
     with store.read(upload.id) as file:
         assert file.read() == b"abcdefghij"
+
+
+def test_an_upload_that_is_out_of_sight_is_not_taken_for_lost_and_none_is_begun(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    place, away = tmp_path / "uploads", tmp_path / "away"
+    place.rename(away)
+    other = replace(upload, id=str(uuid4()))
+    steps = [
+        lambda: store.look(upload.id),
+        lambda: store.recover(upload.id),
+        lambda: store.read(upload.id),
+        lambda: store.open(upload),
+        lambda: store.remove(upload.id),
+        lambda: store.create(other),
+        lambda: store.begin(other),
+        store.prepare,
+    ]
+    # Nothing there, then what lies below a mount.
+    for found in ([], [place]):
+        for path in found:
+            path.mkdir()
+        for step in steps:
+            with pytest.raises(DiskFailed):
+                step()
+        assert [*tmp_path.iterdir()] == [*found, away]
+    assert [*place.iterdir()] == []
+    place.rmdir()
+    away.rename(place)
+    assert store.look(upload.id) == replace(upload, token=0)
+
+
+def test_a_directory_that_bears_a_marker_may_take_the_place_of_another(
+    store: FileStore, tmp_path: Path
+) -> None:
+    (tmp_path / "uploads").rename(tmp_path / "away")
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / ".marker").write_text("as copied")
+    with pytest.raises(UploadNotFound):
+        store.look(str(uuid4()))
+    store.prepare()
 
 
 def test_a_creation_with_a_key_that_ended_behind_its_journal_can_be_written(
