@@ -205,8 +205,9 @@ def _draw(path: Path, analysis: Analysis, video: Path | None, sheet_path: Path |
 
 
 def _message(progress: Progress) -> str:
+    total = f"/{progress.total_frames}" if progress.total_frames else ""
     return (
-        f"Processed {progress.done_frames}/{progress.total_frames or '?'} frames "
+        f"Processed {progress.done_frames}{total} frames "
         f"({progress.unique_plates} unique plates, {progress.total_detections} total detections)"
     )
 

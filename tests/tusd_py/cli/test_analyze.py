@@ -52,6 +52,7 @@ def test_each_file_gets_an_object_in_the_order_given(
         assert plate["text"] == PLATE
         assert {"confidence", "first_seen", "last_seen", "detections"} <= set(plate)
     assert video["frames"] == 3
+    assert "Analysis 5 video.avi: Processed 1/3 frames (" in done.stderr
 
 
 def test_people_get_a_table_and_the_reader_and_why(files: tuple[str, ...], tmp_path: Path) -> None:
