@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     easyocr_gpu: bool = False
     """Run EasyOCR on the GPU."""
     analysis_threads: Annotated[int, Field(ge=1)] = 2
-    """Threads of one analysis."""
+    """Threads of one analysis, fewer where PROCESSES would use more than there are cores."""
     analysis_segment_seconds: Annotated[float, Field(ge=0, le=_CENTURY, allow_inf_nan=False)] = 0
     """Split videos into segments of so many seconds for all idle workers; 0 for one pass."""
     plate_region: Literal["any", "us", "eu", "br"] = "any"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
 import sys
 import time
@@ -50,6 +51,9 @@ log = structlog.get_logger()
 # What `main` was given, for the jobs of its forks: options win over the environment.
 _given: ContextVar[Settings] = ContextVar("settings")
 
+# What a process has built for its job before there was one.
+_built: ContextVar[Engine | None] = ContextVar("engine", default=None)
+
 # Imported before the fork, so that a job need not; models are built in the child only.
 _HEAVY = ("onnxruntime", "rapidocr", "open_image_models", "fast_plate_ocr")
 # What another attempt would meet again.
@@ -63,7 +67,7 @@ def analyse(upload_id: str, plan: str = "") -> None:
     """
     settings = _given.get(None) or Settings()
     cv2.setNumThreads(settings.analysis_threads)
-    do(settings, upload_id, plan, lambda: choose_engine(settings))
+    do(settings, upload_id, plan, lambda: _built.get() or choose_engine(settings))
 
 
 def do(
@@ -85,6 +89,15 @@ def do(
         return
     seconds = settings.analysis_segment_seconds
     run(upload_id, data, jobs, engine, limit=limit, segment_seconds=seconds)
+
+
+def shared_out(settings: Settings) -> Settings:
+    """Leave each of several processes its share of the cores, and one thread at least."""
+    share = max(1, len(os.sched_getaffinity(0)) // settings.processes)
+    threads = settings.analysis_threads
+    if settings.processes > 1:
+        threads = min(threads, share)
+    return settings.model_copy(update={"analysis_threads": threads})
 
 
 def memory_limit(settings: Settings) -> MemoryLimit:
@@ -330,10 +343,18 @@ def ready(settings: Settings) -> Iterator[None]:
 
 def work(settings: Settings) -> None:
     """Work in this process until a signal asks to stop."""
+    settings = shared_out(settings)
     _given.set(settings)
     with _redis(settings) as revive:
         jobs = RedisJobs.connect(redis_url(settings), FileStore(settings.upload_dir), settings)
-        CrashAwareWorker(jobs, revive, grace=settings.stop_grace_seconds).run()
+        # A GPU's memory is for who runs a job.
+        prepare = None if settings.easyocr_gpu else partial(_build, settings)
+        grace = settings.stop_grace_seconds
+        CrashAwareWorker(jobs, revive, grace=grace, prepare=prepare).run()
+
+
+def _build(settings: Settings) -> None:
+    _built.set(choose_engine(settings))
 
 
 @contextmanager

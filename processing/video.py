@@ -371,7 +371,9 @@ def _stream(source: Source, head: bytes, *, packets: bool = False) -> _Stream:
     """Open a stream of frames, or of the packets that they are in."""
     _quieten()
     reader = None if isinstance(source, (str, Path)) else _Borrowed(source)
-    params = [cv2.CAP_PROP_FORMAT, -1] if packets else []
+    # FFmpeg would take all cores, whatever OpenCV is told.
+    params = [cv2.CAP_PROP_N_THREADS, max(1, cv2.getNumThreads())]
+    params += [cv2.CAP_PROP_FORMAT, -1] if packets else []
     capture = _path_capture(source, params) if reader is None else _reader_capture(reader, params)
     if not capture.isOpened():
         capture.release()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import time
 from contextlib import suppress
+from functools import partial
 from math import inf
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 from rq import Worker
 from rq.exceptions import DequeueTimeout
+from rq.executions import Execution
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 from rq.worker_registration import get_keys
@@ -23,12 +26,12 @@ from storage.embedded import EmbeddedUnavailable
 from storage.errors import DiskFailed, StorageError, StoreUnavailable
 from storage.linux import die_with
 from storage.redis_locker import process_identity
+from storage.spare import Spare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rq import Queue
-    from rq.executions import Execution
     from rq.job import Job
 
     from storage.redis_jobs import RedisJobs
@@ -53,10 +56,18 @@ class CrashAwareWorker(Worker):
     process forks. So RQ's commands (stop-job, kill-horse) are not listened to.
     """
 
-    def __init__(self, jobs: RedisJobs, revive: Callable[[], None], *, grace: float = inf) -> None:
+    def __init__(
+        self,
+        jobs: RedisJobs,
+        revive: Callable[[], None],
+        *,
+        grace: float = inf,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
         """`revive` starts Redis when it is ours and does not answer; it may block.
 
-        Asked to stop, it lets its job run on for `grace` seconds before it gives it back.
+        Asked to stop, it lets its job run on for `grace` seconds before it gives it back. While
+        there is nothing to do, a process calls `prepare` for the next job.
         """
         super().__init__(
             jobs.queue.queues,
@@ -77,6 +88,7 @@ class CrashAwareWorker(Worker):
         self._stop_at = inf
         self._reachable = True
         self._reconcile_at = self._sweep_at = 0.0
+        self._spare = Spare(partial(self._get_ready, prepare), self._begin) if prepare else None
 
     def run(self) -> None:
         """Work until asked to stop; a Redis that is away is waited for."""
@@ -89,6 +101,8 @@ class CrashAwareWorker(Worker):
                     self._away(error)
         except SystemExit:
             self._hand_back()
+        if self._spare:
+            self._spare.close()
         with suppress(RedisError):
             self.register_death()  # type: ignore[no-untyped-call]
         log.info("worker.stopped")
@@ -125,6 +139,9 @@ class CrashAwareWorker(Worker):
         if taken is not None:
             self.execute_job(*taken)
             self._jobs.forget_run(taken[0].id)
+        elif self._spare:
+            # Not sooner: it would take its time from jobs that wait.
+            self._spare.ensure()
 
     def _take(self, queues: Sequence[Queue], seconds: int | None) -> tuple[Job, Queue] | None:
         """Take the first job of the first queue that has one, or wait for one so long."""
@@ -188,7 +205,11 @@ class CrashAwareWorker(Worker):
         log.info("worker.stopping", running=bool(self.horse_pid))
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """Fork a child that dies when this process does."""
+        """Fork a child that dies when this process does, or take the one that is ready."""
+        told = json.dumps([job.id, queue.name, *self.executions])
+        if self._spare and (ready := self._spare.hand(told)):
+            self._horse_pid = ready
+            return
         parent = os.getpid()
         child = os.fork()
         if child == 0:
@@ -201,6 +222,20 @@ class CrashAwareWorker(Worker):
                 # Whatever happens, it must not go on as a second worker.
                 os._exit(os.EX_SOFTWARE)
         self._horse_pid = child
+
+    def _get_ready(self, prepare: Callable[[], object]) -> None:
+        self.setup_work_horse_signals()  # type: ignore[no-untyped-call]
+        # What cannot be had now the job will tell.
+        with suppress(Exception):
+            prepare()
+
+    def _begin(self, told: str) -> None:
+        """Be the process of a job, as if forked for it."""
+        job_id, queue_name, execution_id = json.loads(told)
+        queue = next(one for one in self.queues if one.name == queue_name)
+        job = self.job_class.fetch(job_id, connection=self.connection, serializer=self.serializer)
+        self.execution = Execution(execution_id, job_id, self.connection, self.name)
+        self.main_work_horse(job, queue)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Say after how many seconds without a heartbeat an execution counts as lost."""

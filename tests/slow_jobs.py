@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,4 +145,11 @@ def _work(settings: Settings, name: str) -> None:
     data = FileStore(settings.upload_dir)
     function = f"tests.slow_jobs.{name}"
     jobs = RedisJobs.connect(worker.redis_url(settings), data, settings, function)
-    CrashAwareWorker(jobs, lambda: None, grace=settings.stop_grace_seconds).run()
+    grace = settings.stop_grace_seconds
+    note = partial(_note_pid, settings.upload_dir)
+    prepare = note if "TEST_PREPARE" in os.environ else None
+    CrashAwareWorker(jobs, lambda: None, grace=grace, prepare=prepare).run()
+
+
+def _note_pid(directory: Path) -> None:
+    (directory / f"ready-{os.getpid()}").touch()
