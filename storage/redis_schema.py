@@ -107,7 +107,11 @@ end
 STORE = Script(
     _WAKE
     + """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  -- Somebody has rebuilt it from the journal that its creator wrote a moment ago.
+  if ARGV[7] ~= '' then redis.call('SET', KEYS[6], ARGV[7], 'PX', ARGV[8], 'NX') end
+  return 0
+end
 local job = 8 + tonumber(ARGV[5])
 local parts = job + tonumber(ARGV[6])
 redis.call('HSET', KEYS[1], unpack(ARGV, parts + 1))

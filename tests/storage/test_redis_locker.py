@@ -239,6 +239,34 @@ async def test_thousands_of_leases_are_renewed_in_one_go(
         assert not any(lock.stop.is_set() for lock in locks[1::2])
 
 
+async def test_who_creates_holds_it_though_the_record_was_rebuilt_a_moment_before(
+    locker: Lockers, redis: Redis
+) -> None:
+    # A reconciler may find the journal before the record is stored.
+    info, upload = RedisInfoStore(redis), Upload(str(uuid4()), 10, None, 1.0, 2.0, token=1)
+    async with locker() as one, locker() as two:
+        await info.restore(upload, None)
+        lock = one.grant(upload, lambda: None)
+        await info.create(upload, lock)
+        assert await redis.get(schema.lock_key(upload.id)) == lock.value
+        taking = asyncio.create_task(two.take(upload.id, lambda: None))
+        await lock.stop.wait()
+        assert not taking.done()
+        await one.release(lock)
+        await two.release(await taking)
+
+
+async def test_who_creates_takes_nothing_from_who_holds_what_was_rebuilt(
+    locker: Lockers, redis: Redis
+) -> None:
+    info, upload = RedisInfoStore(redis), Upload(str(uuid4()), 10, None, 1.0, 2.0, token=1)
+    async with locker() as one, locker() as two:
+        await info.restore(upload, None)
+        async with two.hold(upload.id) as held:
+            await info.create(upload, one.grant(upload, lambda: None))
+            assert await redis.get(schema.lock_key(upload.id)) == held.value
+
+
 async def test_a_message_nobody_understands_stops_nothing(
     locker: Lockers, redis: Redis, upload_id: str
 ) -> None:
