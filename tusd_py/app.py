@@ -308,7 +308,7 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             Route(origin.creation_path, files),
             Route(f"{origin.creation_path}/{{upload_id:path}}", files),
-            Route(PATH, Forms(uploads, origin, exchange)),
+            *_with_slash(PATH, Forms(uploads, origin, exchange)),
             *([Route("/jobs", listing.list)] if settings.admin_token else []),
             Route("/jobs/{job_id}", jobs.job, methods=_methods(settings)),
             Route("/jobs/{job_id}/retry", jobs.retry, methods=["POST"]),
@@ -353,6 +353,10 @@ def _offered(settings: Settings, origin: Origin) -> Offered:
         termination=not settings.disable_termination,
         download=not settings.disable_download,
     )
+
+
+def _with_slash(path: str, endpoint: Forms) -> list[BaseRoute]:
+    return [Route(path, endpoint), Route(f"{path}/", endpoint)]
 
 
 def _live(watching: Watching) -> list[BaseRoute]:

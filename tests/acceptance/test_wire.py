@@ -498,6 +498,14 @@ def test_a_page_may_read_what_it_needs_of_refusals_too(tus: Tus) -> None:
         assert ours <= set(exposed)
 
 
+def test_a_page_from_outside_may_upload_to_a_server_in_a_private_network(tus: Tus) -> None:
+    asked = {"Access-Control-Request-Method": "PATCH"}
+    private = {"Access-Control-Request-Private-Network": "true"}
+    answer = tus.request("OPTIONS", "/files/x", PAGE | asked | private)
+    assert answer.status == 200
+    assert answer.headers["access-control-allow-private-network"] == "true"
+
+
 def test_only_named_origins_may_upload(new_site: Callable[..., Site]) -> None:
     site = new_site(CORS_ORIGINS="https://page.example, https://other.example")
     tus = Tus(site.serve().port)
@@ -521,6 +529,13 @@ def test_what_an_unknown_job_answers(tus: Tus) -> None:
     for path in (unknown, f"{unknown}/result", "/jobs/x", "/jobs/x/result"):
         answer = tus.request("GET", path)
         assert (answer.status, answer.json()["detail"]) == (404, "there is no such job")
+
+
+def test_nobody_is_sent_elsewhere_by_a_slash_too_many(tus: Tus) -> None:
+    paths = {"/jobs/x/": 404, "/docs/": 404, "/process/video/upload/async/": 405}
+    for path, status in paths.items():
+        answer = tus.request("GET", path)
+        assert (answer.status, answer.headers.get("location")) == (status, None)
 
 
 def test_the_directory_holds_plain_files(tus: Tus, site: Site) -> None:
