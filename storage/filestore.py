@@ -33,7 +33,14 @@ from storage.once import create_once
 from storage.results import Results
 from storage.room import Room
 from storage.secret import Secret
-from storage.segments import DiskErrors, FileWriter, SegmentReader, create_locked, lock
+from storage.segments import (
+    DiskErrors,
+    FileWriter,
+    SegmentReader,
+    check_extent,
+    create_locked,
+    lock,
+)
 from storage.shares import Shares
 from storage.upload import Part
 
@@ -320,7 +327,18 @@ class FileStore:
     def look(self, upload_id: str) -> Upload:
         with DiskErrors():
             read = self._read_journal(upload_id)
-            return self._measured(read) if read.upload.waiting else read.upload
+            if read.upload.waiting:
+                return self._measured(read)
+            # The bytes of a complete one may have been removed.
+            if not read.upload.complete:
+                check_extent(read.upload, self._size(read.upload))
+            return read.upload
+
+    def _size(self, upload: Upload) -> int:
+        try:
+            return self._segment(upload.id, upload.segments[-1][0]).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _measured(self, final: journal.Journal) -> Upload:
         """Say how long a final upload will be, once that is known of all its parts."""

@@ -71,9 +71,7 @@ class FileWriter:
         self._size = size
         # Whoever wrote before may have followed another policy.
         self._unsynced = min(size, 1)
-        have = self._start + size
-        if have < upload.offset:
-            raise JournalDamaged(f"the record counts {upload.offset} bytes, the files have {have}")
+        check_extent(upload, size)
 
     def announce(self) -> None:
         """Say in the journal who writes from here on; raise RecordBehind where that is not right.
@@ -358,6 +356,13 @@ def create_locked(path: str) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     lock(fd)
     return fd
+
+
+def check_extent(upload: Upload, size: int) -> None:
+    """See that what is counted is there, by the size of the last file; raise JournalDamaged."""
+    have = upload.segments[-1][1] + size
+    if have < upload.offset:
+        raise JournalDamaged(f"the record counts {upload.offset} bytes, the files have {have}")
 
 
 class DiskErrors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from settings import Settings
 from storage import redis_schema as schema
 from storage.filestore import FileStore
 from storage.redis_jobs import RedisJobs
-from tests.acceptance.process import Server, Site, eventually, new_directory
+from tests.acceptance.process import Server, Site, eventually, new_directory, wait_until_let_go
 from tests.acceptance.raw import APPEND, TUS, Connection, Response, Tus
 
 if TYPE_CHECKING:
@@ -536,6 +537,19 @@ def test_nobody_is_sent_elsewhere_by_a_slash_too_many(tus: Tus) -> None:
     for path, status in paths.items():
         answer = tus.request("GET", path)
         assert (answer.status, answer.headers.get("location")) == (status, None)
+
+
+def test_an_upload_whose_bytes_are_missing_is_gone_so_that_its_client_begins_anew(
+    tus: Tus, site: Site
+) -> None:
+    path = tus.create(10)
+    tus.patch(path, 0, b"hello")
+    wait_until_let_go(site.stored(path))
+    os.truncate(site.stored(path), 3)
+    # Else it would go on for ever with what takes nothing more.
+    assert tus.head(path).status == 410
+    assert tus.patch(path, 5, b"world").status == 410
+    assert tus.delete(path).status == 204
 
 
 def test_the_directory_holds_plain_files(tus: Tus, site: Site) -> None:

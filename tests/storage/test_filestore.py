@@ -237,6 +237,22 @@ def test_a_file_shorter_than_the_record_is_damaged(store: FileStore, upload: Upl
         store.open(replace(upload, offset=5))
 
 
+def test_bytes_that_are_missing_are_seen_by_who_asks_where_an_upload_stands(
+    store: FileStore, upload: Upload, tmp_path: Path
+) -> None:
+    with closing(store.open(upload)) as writer:
+        writer.write([b"hello"])
+        writer.commit(replace(upload, offset=5))
+    assert store.look(upload.id).offset == 5
+    path = tmp_path / "uploads" / upload.id
+    path.write_bytes(b"hell")
+    with pytest.raises(JournalDamaged, match=r"counts 5 bytes.*have 4"):
+        store.look(upload.id)
+    path.unlink()
+    with pytest.raises(JournalDamaged, match=r"counts 5 bytes.*have 0"):
+        store.look(upload.id)
+
+
 def test_an_id_is_never_made_twice(store: FileStore, upload: Upload) -> None:
     with pytest.raises(DiskFailed):
         store.create(upload)
