@@ -326,6 +326,8 @@ def create_app(settings: Settings) -> Starlette:
         exception_handlers={HTTPException: unfound},
     )
 
+    # It would send clients where Host says, by http: whatever the proxy in front speaks.
+    app.router.redirect_slashes = False
     stops = (leases.stop_all, polling.stop, watching.stop)
     # For whoever runs the server: a request body in flight is told to stop before a shutdown.
     app.state.shutdown = lambda: [stop() for stop in stops]
