@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from processing.result import Text
     from processing.video import Image
 
-PICTURES = range(2000, 2400)
+PICTURES = range(2000, 2550)
 FILMS = range(2000, 2060)
 # How much each figure is held near that which is likely of any reader. All drawn plates have the
 # form of a region's, so that nothing can be learnt of those that have none.

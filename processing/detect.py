@@ -25,6 +25,8 @@ Quad: TypeAlias = tuple[Point, Point, Point, Point]
 
 
 SURELY_A_PLATE = 0.6
+# Parts of more than this share of a frame are searched as whole frames are, smaller ones closer.
+LARGE_PART = 0.3
 # Picture, box, class and score: what YOLOv9 with its suppression built in says of each object.
 END_TO_END = 7
 
@@ -172,7 +174,9 @@ class TextPlateDetector:
         if within is not None:
             part = image[within.y : within.y + within.height, within.x : within.x + within.width]
             share = max(part.shape[:2]) / max(image.shape[:2])
-            found = self._lines(part, max(32, round(self._side * share)), image.shape[1])
+            large = part.size > LARGE_PART * image.size
+            side = self._quick_side if large else self._side
+            found = self._lines(part, max(32, round(side * share)), image.shape[1])
             return [_moved(one, within.x, within.y) for one in found]
         return self._lines(image, self._side if thorough else self._quick_side, image.shape[1])
 

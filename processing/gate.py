@@ -22,9 +22,11 @@ THUMB_WIDTH = 160
 # Of 255. Sensors' noise and encoders' flicker stay below, a small car in the distance does not.
 CHANGE = 9
 # Added around what changed, as a share of the frame's width: a plate is not cut in two.
-MARGIN = 0.08
+MARGIN = 0.05
+# So many blocks side by side have to change: of a car do many, and single ones flicker.
+LEAST_BLOCKS = 3
 # Above this share of the frame the rest costs less than another shape of input does.
-MOST_OF_IT = 0.6
+MOST_OF_IT = 0.85
 # After so many whole looks everything is looked at again, changed or not.
 REFRESH = 10
 
@@ -100,9 +102,10 @@ class Gate:
     def _changes(self) -> Iterator[Box]:
         changed = (np.abs(self._thumb - self._seen) > CHANGE).astype(np.uint8)
         joined = cv2.dilate(changed, np.ones((5, 5), np.uint8))
-        count, _, stats, _ = cv2.connectedComponentsWithStats(joined)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(joined)
+        blocks = np.bincount(labels.ravel(), changed.ravel(), count)
         margin = round(MARGIN * self._size[0])
-        for left, top, width, height, _ in stats[1:count].tolist():
+        for left, top, width, height, _ in stats[1:][blocks[1:] >= LEAST_BLOCKS].tolist():
             sides = (round(side / self._scale) for side in (left, top, width, height))
             yield _widened(Box(*sides), margin, margin, self._size)
 

@@ -62,6 +62,13 @@ def test_noise_is_no_change() -> None:
     assert [bool(glance(gate, image).boxes) for image in noisy] == [False] * 3
 
 
+def test_a_single_block_that_flickers_is_no_change() -> None:
+    gate = Gate(1)
+    glance(gate, road())
+    assert glance(gate, road(Box(600, 304, 8, 8))).boxes == ()
+    assert glance(gate, road(Box(600, 304, 32, 8))).boxes
+
+
 @pytest.mark.parametrize("car", [Box(100, 300, 40, 30), Box(1200, 650, 80, 70), Box(0, 0, 30, 20)])
 def test_a_car_that_appears_is_looked_at_whole_on_the_next_keyframe(car: Box) -> None:
     gate = Gate(2)
