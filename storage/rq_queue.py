@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import ResponseError
 from rq import Queue, Worker
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
@@ -238,7 +239,9 @@ class RqQueue:
         job = self._fetch(job_id)
         if job is not None:
             self._delete_executions(job)
-            job.delete()
+            # Another one may remove it just now: so does a worker whose run has ended.
+            with suppress(InvalidJobOperation):
+                job.delete()
         for queue in self.queues:
             queue.intermediate_queue.remove(job_id)
         # A late heartbeat may have left a hash that is no job, and that keeps its id taken.

@@ -49,6 +49,23 @@ def test_helpers_that_wait_are_not_called_again_and_those_that_have_ended_are(
     assert sorted(lane(queue, "short").get_job_ids()) == HELPERS
 
 
+def test_two_may_remove_the_same_job_at_once(
+    queue: RqQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.enqueue({ID: 1})
+    remove_runs = RqQueue._delete_executions
+
+    def be_overtaken(late: RqQueue, job: Job) -> None:
+        monkeypatch.undo()
+        queue.delete(ID)
+        remove_runs(late, job)
+
+    monkeypatch.setattr(RqQueue, "_delete_executions", be_overtaken)
+    queue.delete(ID)
+    assert queue.redis.keys(f"*{ID}*") == []
+    assert queue.ids() == set()
+
+
 def test_nobody_is_called_where_there_is_nobody(queue: RqQueue) -> None:
     assert queue.call_helpers(ID, "plan", size=1, count=0) == 0
     assert queue.call_helpers(ID, "plan", size=1, count=-1) == 0
