@@ -35,8 +35,8 @@ HIGHEST_FPS = 1000.0
 MOST_PIXELS = 8192 * 8192
 # So many damaged frames in a row are passed over before the rest is given up.
 PERSISTENCE = 300
-# Of a video of more frames, four days at 30 a second, no list is made.
-MOST_FRAMES = 10_000_000
+# Of a video of more frames, a day at 30 a second, no list is made: it takes memory.
+MOST_FRAMES = 2_600_000
 # Seconds of video before a wanted frame at which it is sought: no farther than is needed.
 RUN_UPS = (1.0, 5.0, 30.0)
 # Seconds. Times that are no farther apart are the same.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from storage.errors import DiskFailed, StorageFull, StoreUnavailable
-from storage.shares import Told
+from storage.shares import ShareGone, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,10 +71,15 @@ class Foreman:
             missing.sort(key=self._work.is_begun)
             if not any(self._did(number) for number in missing):
                 time.sleep(_LOOK)
-        return [
-            self._own[number] if number in self._own else self._work.brought(number)
-            for number in range(len(self._lengths))
-        ]
+        return [self._found(number) for number in range(len(self._lengths))]
+
+    def _found(self, number: int) -> Any:
+        if number in self._own:
+            return self._own[number]
+        found = self._work.brought(number)
+        if found is None:
+            raise ShareGone("the job has ended")
+        return found
 
     def _is_done(self, number: int) -> bool:
         return number in self._own or self._work.is_done(number)

@@ -327,7 +327,7 @@ def test_real_workers_read_a_drawn_scene_in_segments_as_in_one_pass(
     place: Place, tmp_path: Path
 ) -> None:
     path = tmp_path / "scene.mp4"
-    write(path, Setting(seed=5, width=480, height=272, fps=4, seconds=20.0, plates=4))
+    write(path, Setting(seed=5, width=480, height=272, fps=4, seconds=15.0, plates=3))
     reader = choose("rapidocr", threads=1)
     whole = analyse(path, reader.detector, reader.reader, lambda _: None, reason=reader.reason)
     upload_id = place.upload(path.read_bytes())

@@ -25,7 +25,7 @@ from tests.acceptance.raw import APPEND, TUS, Tus
 from tests.slow_jobs import TEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tests.acceptance.raw import Response
 
@@ -37,7 +37,9 @@ worker.analyse = slow_jobs.briskly
 from tusd_py.__main__ import main
 raise SystemExit(main(["work", "--processes", "2"]))
 """
-FRAMES = 12
+FRAMES = 24
+# By it each video is done in three of them.
+SEGMENTS = {"ANALYSIS_SEGMENT_SECONDS": "0.3"}
 CLIENTS = 4
 # What a client tries again: nobody is there, or somebody says that Redis is not.
 PASSING = {423, 500, 502, 503}
@@ -140,12 +142,14 @@ def result_of(tus: Tus, path: str) -> dict[str, Any]:
     return document
 
 
-def go_through(seed: int, uploads: int, strikes: int, video: bytes) -> None:
+def go_through(
+    seed: int, uploads: int, strikes: int, video: bytes, segments: Mapping[str, str]
+) -> None:
     directory = new_directory()
-    with Site(directory, KEEP_UPLOADS_SECONDS="-1", MIN_FREE_BYTES="0") as site:
+    with Site(directory, KEEP_UPLOADS_SECONDS="-1", MIN_FREE_BYTES="0", **segments) as site:
         chaos = Chaos(site, seed)
         try:
-            _go_through(chaos, uploads, strikes, video)
+            _go_through(chaos, uploads, strikes, video, segments)
         except BaseException as error:
             error.add_note(f"seed {seed}: {chaos.trail}")
             for process in site.processes:
@@ -154,7 +158,9 @@ def go_through(seed: int, uploads: int, strikes: int, video: bytes) -> None:
     shutil.rmtree(directory)
 
 
-def _go_through(chaos: Chaos, uploads: int, strikes: int, video: bytes) -> None:
+def _go_through(
+    chaos: Chaos, uploads: int, strikes: int, video: bytes, segments: Mapping[str, str]
+) -> None:
     sent = threading.Semaphore(0)
 
     def one() -> tuple[str, dict[str, Any]]:
@@ -172,6 +178,8 @@ def _go_through(chaos: Chaos, uploads: int, strikes: int, video: bytes) -> None:
             time.sleep(chaos.dice.random() / 10)
             chaos.strike()
         results = dict(each.result() for each in running)
+    in_segments = any("job.shared" in process.log for process in chaos.site.processes)
+    assert in_segments == bool(segments)
     assert_one_effect_each(chaos, results)
 
 
@@ -191,10 +199,20 @@ def assert_one_effect_each(chaos: Chaos, results: dict[str, dict[str, Any]]) -> 
     crops = sorted(found.name for found in (chaos.site.uploads / "crops").iterdir())
     # What a killed run left aside goes after an hour.
     assert [name for name in crops if not name.startswith(".")] == ids
+    eventually(lambda: not shared(chaos), "end of all that was shared")
 
 
-def test_each_video_has_one_result_whatever_is_killed(video: bytes) -> None:
-    go_through(1, uploads=16, strikes=5, video=video)
+def shared(chaos: Chaos) -> list[str]:
+    """Return the ids of the videos whose segments lie there."""
+    found = (chaos.site.uploads / "shares").glob("*")
+    return [path.name for path in found if not path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("segments", [{}, SEGMENTS], ids=["in one pass", "in segments"])
+def test_each_video_has_one_result_whatever_is_killed(
+    video: bytes, segments: Mapping[str, str]
+) -> None:
+    go_through(1, uploads=12, strikes=4, video=video, segments=segments)
 
 
 @pytest.mark.soak
@@ -204,5 +222,6 @@ def test_each_video_has_one_result_whatever_is_killed_for_minutes(video: bytes) 
     end = time.monotonic() + 60 * float(os.environ["SOAK_MINUTES"])
     while time.monotonic() < end:
         print(f"seed {seed}", flush=True)  # noqa: T201  whoever waits wants to know
-        go_through(seed, uploads=200, strikes=40, video=video)
+        segments = SEGMENTS if seed % 2 else {}
+        go_through(seed, uploads=200, strikes=40, video=video, segments=segments)
         seed += 1

@@ -224,6 +224,18 @@ def test_a_foreman_asks_for_as_many_helpers_as_there_are_shares_that_wait(work: 
     assert asked == [2]
 
 
+def test_what_goes_before_it_is_put_together_is_told(shares: Shares, work: Work) -> None:
+    bring(work, 0, "brought")
+
+    def do(number: int) -> int:
+        if number == 2:
+            shares.remove(ID)
+        return number
+
+    with pytest.raises(ShareGone):
+        foreman(work, do).run()
+
+
 def test_what_ends_a_run_ends_the_foreman_and_frees_the_share(work: Work) -> None:
     def cancel(_: int) -> Any:
         raise InterruptedError
