@@ -44,18 +44,16 @@ def _corners(drawing: Drawing, dice: Dice) -> Grey:
 
 
 def _box(drawing: Drawing, dice: Dice) -> tuple[float, float, float, float]:
-    if dice.odds(0.25):
-        around, least, most = drawing.plate, -0.05, 0.15
+    if dice.odds(0.3):
+        around, beside, over = drawing.plate, (-0.03, 0.15), (-0.05, 0.15)
     else:
-        around, least, most = drawing.text, *((-0.06, 0.34) if dice.odds(0.75) else (-0.04, 0.12))
-    left, top, right, bottom = (dice.between(least, most) for _ in range(4))
-    # What is cut off at the sides is lost, above and below it is not.
-    left, right = max(left, -0.03), max(right, -0.03)
+        # What is cut off at the sides is lost, above and below it is not.
+        around, beside, over = drawing.text, (-0.03, 0.5), (-0.06, 0.34)
     return (
-        around[0] - left * HEIGHT,
-        around[1] - top * HEIGHT,
-        around[2] + right * HEIGHT,
-        around[3] + bottom * HEIGHT,
+        around[0] - dice.between(*beside) * HEIGHT,
+        around[1] - dice.between(*over) * HEIGHT,
+        around[2] + dice.between(*beside) * HEIGHT,
+        around[3] + dice.between(*over) * HEIGHT,
     )
 
 

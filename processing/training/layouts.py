@@ -12,6 +12,7 @@ Style: TypeAlias = Literal["us", "eu", "br", "uk", "other", "sign", "none"]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
+LOOK_ALIKE = "OIBDSZGQ", "018052"
 # Most states of the US leave out what looks like a digit.
 CLEAR = "ABCDEFGHJKLMNPRSTUVWXYZ"
 # A is a letter, 9 a digit, * either; a blank is a gap, everything else stands for itself.
@@ -99,7 +100,7 @@ class Layout:
 def layout(dice: Dice) -> Layout:
     """Choose what stands on a plate."""
     style = dice.weighted(SHARES)
-    text = _filled(dice.among(FORMS[style]), _letters(style, dice), dice)
+    text = _filled(dice.among(FORMS[style]), *_choices(style, dice), dice)
     above, below = WORDED.get(style, (0.06, 0.06))
     return Layout(
         style=style,
@@ -111,6 +112,13 @@ def layout(dice: Dice) -> Layout:
     )
 
 
+def _choices(style: Style, dice: Dice) -> tuple[str, str]:
+    if style in {"eu", "br", "uk"} and dice.odds(0.3):
+        # Only their place in the form tells these apart.
+        return LOOK_ALIKE
+    return _letters(style, dice), DIGITS
+
+
 def _letters(style: Style, dice: Dice) -> str:
     if style == "us":
         # Where the two look the same an O would only teach to guess.
@@ -118,8 +126,8 @@ def _letters(style: Style, dice: Dice) -> str:
     return CLEAR if style in {"eu", "uk"} and dice.odds(0.3) else LETTERS
 
 
-def _filled(form: str, letters: str, dice: Dice) -> str:
-    choices = {"A": letters, "9": DIGITS, "*": letters + DIGITS}
+def _filled(form: str, letters: str, digits: str, dice: Dice) -> str:
+    choices = {"A": letters, "9": digits, "*": letters + digits}
     return "".join(dice.among(choices.get(mark, mark)) for mark in form)
 
 
