@@ -35,6 +35,8 @@ PLACE = Path(__file__).with_name("PLATES.md")
 SHARED = Path(__file__).parents[2] / "shared"
 LIBRARIES = ("onnxruntime", "opencv-python-headless", "rapidocr", "fast-plate-ocr")
 ENGINES: tuple[ReaderName, ...] = ("rapidocr", "alpr")
+# Of these one has to name a folder with a trained network.
+KNOWN: tuple[ReaderName, ...] = (*ENGINES, "builtin")
 MARKS = "<!-- figures -->\n", "<!-- end of figures -->\n"
 HEAD = (
     "| engine | set | plates | exact | CER | recall | false/min | ECE | x real time | s/image"
@@ -51,7 +53,8 @@ def main(words: Sequence[str]) -> int:
         found: Samples = {}
         for kind in options.kind:
             found |= samples(kind, options.shared, Path(folder))
-        for row in _rows(options.engines, options.shared, _thinned(found, options.each)):
+        engines = _engines(options.engines, options.shared, options.plate_model_dir)
+        for row in _rows(engines, _thinned(found, options.each)):
             print(row, end="", file=sys.stderr, flush=True)  # noqa: T201  it takes long
             rows.append(row)
     if options.write:
@@ -63,7 +66,8 @@ def main(words: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.plates", description=__doc__)
-    made.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    made.add_argument("--engines", nargs="+", choices=KNOWN, default=ENGINES)
+    made.add_argument("--plate-model-dir", type=Path, help="folder of the network for builtin")
     made.add_argument("--shared", type=Path, default=SHARED, help="real images, videos, weights")
     made.add_argument("--kind", nargs="+", choices=KINDS, default=KINDS)
     made.add_argument("--each", type=int, default=1, metavar="N", help="only each N-th file")
@@ -75,13 +79,18 @@ def _thinned(found: Samples, each: int) -> Samples:
     return {name: files[::each] for name, files in found.items()}
 
 
-def _rows(engines: Sequence[ReaderName], shared: Path, found: Samples) -> Iterator[str]:
-    for name in engines:
+def _engines(
+    names: Sequence[ReaderName], shared: Path, plate_model_dir: Path | None
+) -> Iterator[Engine]:
+    for name in names:
         try:
-            engine = choose(name, alpr_model_dir=shared / "models")
+            yield choose(name, alpr_model_dir=shared / "models", plate_model_dir=plate_model_dir)
         except ReaderUnavailable as error:
             print(f"{name} is left out: {error}", file=sys.stderr)  # noqa: T201
-            continue
+
+
+def _rows(engines: Iterable[Engine], found: Samples) -> Iterator[str]:
+    for engine in engines:
         hard: list[Outcome] = []
         for kind, files in found.items():
             outcomes = [_outcome(engine, *one) for one in files]
@@ -137,7 +146,7 @@ def _name(row: str) -> tuple[str, str]:
     return engine, kind
 
 
-ENGINE_CELLS = tuple(f"| {name} |" for name in ENGINES)
+ENGINE_CELLS = tuple(f"| {name} |" for name in KNOWN)
 
 
 if __name__ == "__main__":
