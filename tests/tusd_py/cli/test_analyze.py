@@ -73,7 +73,7 @@ def test_a_reader_that_cannot_run_exits_with_3_and_says_what_it_needs(tmp_path: 
 def test_an_unknown_reader_exits_with_2_and_names_the_known_ones(tmp_path: Path) -> None:
     done = run(tmp_path, "analyze", "x.mp4", "--plate-reader", "tesseract")
     assert done.returncode == 2
-    assert "expected one of auto, rapidocr, easyocr, alpr, got 'tesseract'" in done.stderr
+    assert "expected one of auto, rapidocr, easyocr, alpr, builtin, got 'tesseract'" in done.stderr
 
 
 def test_the_plates_are_printed_as_a_table_for_spreadsheets(
