@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -36,6 +36,30 @@ for path in sys.argv[1:]:
 # Not ru_maxrss, which begins with what the process had that started this one.
 [peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(peak)
+"""
+
+IN_SEGMENTS = """
+import json, sys
+from processing import spans
+from processing.engines import Engine
+from processing.errors import ProcessingError
+from processing.options import Options
+from tests.processing.doubles import FixedDetector, FixedReader
+# Or such short videos would be looked at from their start.
+spans.LEAST_OVERLAP = 0.5
+engine, options = Engine(FixedDetector(), FixedReader(), "fixed", ""), Options(frame_skip=1)
+for path in sys.argv[1:]:
+    try:
+        plan = spans.plan(path, engine, options, 0.9)
+        found = [
+            spans.analyse_span(path, engine, plan.every, span, lambda _: None)
+            for span in (plan.spans if plan else ())
+        ]
+        whole = plan and spans.merged(found, plan, engine, options, seconds=1.0)
+        state = {"spans": len(found), "frames": whole and whole.frames}
+    except ProcessingError as error:
+        state = {"error": type(error).__name__}
+    print(json.dumps(state))
 """
 
 
@@ -120,3 +144,27 @@ def test_malformed_videos_end_in_a_clear_state_in_bounded_memory(malformed: list
     assert done.stderr == ""
     # Kilobytes.
     assert int(memory) < 600_000
+
+
+def test_malformed_videos_are_analysed_in_segments_or_it_is_said_that_they_cannot(
+    malformed: list[Path],
+) -> None:
+    whole, parts = (states_of(program, malformed) for program in (ANALYSE, IN_SEGMENTS))
+    for name, state in parts.items():
+        if "error" not in state and state["spans"]:
+            # What is lost where a span begins is lost twice.
+            assert state["frames"] == pytest.approx(whole[name]["frames"], abs=5), name
+        elif "error" in state:
+            assert state["error"] in {whole[name].get("error"), "Unseekable"}, name
+    in_segments = [name for name, state in parts.items() if state.get("spans")]
+    assert len(in_segments) > 10
+
+
+def states_of(program: str, paths: list[Path]) -> dict[str, dict[str, Any]]:
+    """Return what a program makes of each file."""
+    command = [sys.executable, "-c", program, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {
+        path.name: json.loads(line)
+        for path, line in zip(paths, done.stdout.splitlines(), strict=False)
+    }
