@@ -300,9 +300,13 @@ def _help(
     engine: Callable[[], Engine],
     work: Work,
 ) -> int:
-    plan = spans.Plan.from_json(json.loads(work.plan))
+    try:
+        plan = spans.Plan.from_json(json.loads(work.plan))
+    except (ValueError, KeyError, TypeError):
+        # Of another version of this program.
+        return 0
     count = len(plan.spans)
-    if all(work.is_begun(number) for number in range(count)):
+    if jobs.upcoming(1) or all(work.is_begun(number) for number in range(count)):
         return 0
     built = engine()
     if spans.identity(built) != plan.engine:

@@ -125,14 +125,13 @@ class Foreman:
 
 
 def help_with(work: Work, count: int, do: Do, is_wanted: Callable[[], bool]) -> int:
-    """Do shares that nobody has begun, and return how many; end early where it `is_wanted` else."""
+    """Do shares that nobody has begun, and return how many; end where it `is_wanted` elsewhere."""
     done = 0
     for number in range(count):
-        with work.claim(number, fresh=True) as claim:
-            if claim is None:
-                continue
-            claim.bring(do(number, claim.tell))
-        done += 1
         if is_wanted():
             break
+        with work.claim(number, fresh=True) as claim:
+            if claim is not None:
+                claim.bring(do(number, claim.tell))
+                done += 1
     return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -18,6 +19,7 @@ from processing.errors import TooLarge
 from processing.pipeline import analyse
 from storage import redis_schema as schema
 from storage.job import JobState
+from storage.shares import Shares, digest
 from tests.scene import Setting, write
 from tests.slow_jobs import engine
 from tests.working import DEADLINE, Place, children, completed, horses, wait_until
@@ -239,6 +241,40 @@ def test_a_helper_of_another_engine_does_nothing(place: Place, video: bytes) -> 
     assert plans
     assert completed(place, upload_id)
     assert place.result(upload_id)["reader"] == "sure"
+
+
+def test_a_helper_of_another_version_does_nothing(place: Place, video: bytes) -> None:
+    upload_id = place.upload(video)
+    with Shares(place.data.directory).begin(upload_id, b'{"version": 0}') as work:
+        worker.assist(
+            upload_id,
+            place.data,
+            place.jobs,
+            lambda: engine(nothing),
+            plan=digest(work.plan),
+            limit=worker.memory_limit(place.settings),
+        )
+        assert not work.is_begun(0)
+
+
+def test_a_helper_has_no_time_while_another_video_waits(place: Place, video: bytes) -> None:
+    upload_id, other = place.upload(video), place.upload(video)
+    place.jobs.drain()
+    begun: list[bool] = []
+
+    def help_out() -> None:
+        if len(begun) == 2:
+            return
+        [plan] = (place.directory / "shares" / upload_id).iterdir()
+        limit = worker.memory_limit(place.settings)
+        made = partial(engine, nothing)
+        worker.assist(upload_id, place.data, place.jobs, made, plan=plan.name, limit=limit)
+        begun.append("2.claim" in shares(place))
+        for one in (upload_id, other):
+            place.jobs.queue.delete(one)
+
+    run(place, upload_id, help_out, 3)
+    assert begun == [False, True]
 
 
 # --- processes that help, and that are killed

@@ -263,8 +263,11 @@ def test_a_helper_does_only_what_nobody_has_begun(work: Work) -> None:
     assert [work.brought(number) for number in range(3)] == [None, 1, 2]
 
 
-def test_a_helper_who_is_wanted_elsewhere_ends_after_one_share(work: Work) -> None:
-    assert help_with(work, 3, lambda number, _: number, lambda: True) == 1
+def test_a_helper_does_nothing_more_once_it_is_wanted_elsewhere(work: Work) -> None:
+    wanted = iter([False, True])
+    assert help_with(work, 3, lambda number, _: number, lambda: next(wanted)) == 1
+    assert help_with(work, 3, lambda number, _: number, lambda: True) == 0
+    assert [work.is_begun(number) for number in range(3)] == [True, False, False]
 
 
 def test_a_share_that_its_helper_cannot_do_is_left_to_the_foreman(work: Work) -> None:
