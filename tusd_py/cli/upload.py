@@ -8,6 +8,8 @@ import json
 import mimetypes
 import os
 import time
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -79,13 +81,22 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--retry-seconds",
-        type=float,
+        type=_seconds,
         default=120,
         metavar="SECONDS",
         help="give up when the server has not answered for so long [default %(default)s; "
         "a server that never answered is given up after 10]",
     )
     return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    import argparse  # noqa: PLC0415
+
+    with suppress(ValueError):
+        if 0 <= float(text) < inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
 
 
 def _url(text: str) -> str:
@@ -104,7 +115,7 @@ def _one(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     from tusd_py.cli.transfer import Patience, Transfer, new_session  # noqa: PLC0415
 
     if not path.is_file():
-        raise CommandError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
+        raise CommandError("not a regular file" if path.exists() else "no such file")
     # Metadata are UTF-8; a name on disk is any bytes.
     name = os.fsencode(path.name).decode(errors="replace")
     metadata = {"filename": name, "filetype": _media_type(path)}

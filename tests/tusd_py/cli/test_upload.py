@@ -224,7 +224,8 @@ def test_a_bad_file_does_not_stop_the_rest(server: TusServer, tmp_path: Path) ->
     assert done.returncode == 1
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert [document["file"] for document in documents] == list(words)
-    assert ["error" in document for document in documents] == [True, True, False, False]
+    errors = [document.get("error") for document in documents]
+    assert errors == ["no such file", "not a regular file", None, None]
     assert sorted(server.lengths.values()) == [0, 1]
 
 
@@ -256,3 +257,10 @@ def test_a_url_of_another_kind_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "upload", "v.mp4", "--url", "ftp://example")
     assert done.returncode == 2
     assert "expected http://HOST:PORT/files/, got 'ftp://example'" in done.stderr
+
+
+@pytest.mark.parametrize("patience", ["nan", "inf", "-1", "soon"])
+def test_a_patience_without_an_end_is_refused(patience: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "upload", "v.mp4", f"--retry-seconds={patience}")
+    assert done.returncode == 2
+    assert f"--retry-seconds: expected seconds, 0 or more, got '{patience}'" in done.stderr
