@@ -22,7 +22,7 @@ from storage.job import JobState
 from storage.shares import Shares, digest
 from tests.scene import Setting, write
 from tests.slow_jobs import engine
-from tests.working import DEADLINE, Place, children, completed, horses, wait_until
+from tests.working import DEADLINE, Place, children, completed, horses, opened, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,12 +43,8 @@ def nothing() -> None:
 @pytest.fixture
 def place(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("ANALYSIS_SEGMENT_SECONDS", SECONDS)
-    found = Place(tmp_path / "data", redis_url)
-    found.data.prepare()
-    yield found
-    for process in found.workers:
-        process.kill()
-        process.wait()
+    with opened(redis_url, tmp_path / "data") as found:
+        yield found
 
 
 def filmed(path: Path, codec: str, fps: float) -> bytes:

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import cv2
+import numpy as np
+
 from settings import Settings
 from storage import redis_schema as schema
 from storage import redis_sync
@@ -22,10 +25,12 @@ from storage.redis_jobs import RedisJobs
 from storage.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
 DEADLINE = 90.0
+# Of the small video.
+FRAMES = 20
 SLOW = "from tests.slow_jobs import main; main()"
 Worker = subprocess.Popen[str]
 
@@ -91,6 +96,26 @@ class Place:
         self.data.remove(upload_id)
         token = self.text.hget(schema.upload_key(upload_id), "token")
         self.jobs._sweeper.terminate(upload_id, int(token or 0))
+
+
+@contextlib.contextmanager
+def opened(redis_url: str, directory: Path) -> Iterator[Place]:
+    """Open a place, and end in the end what was started there."""
+    found = Place(directory, redis_url)
+    found.data.prepare()
+    yield found
+    for process in found.workers:
+        process.kill()
+        process.wait()
+
+
+def small_video(path: Path) -> bytes:
+    """Return a video of 20 frames, each of which is analysed."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 6.0, (96, 64))
+    for index in range(FRAMES):
+        writer.write(np.full((64, 96, 3), index * 10, np.uint8))
+    writer.release()
+    return path.read_bytes()
 
 
 def wait_until(condition: Callable[[], object]) -> None:
