@@ -73,7 +73,7 @@ class Query:
     limit: int = USUAL
     states: frozenset[JobState] = frozenset()
     filename: str = ""
-    plate: str = ""
+    plate: str | None = None
 
     @classmethod
     def parse(cls, given: QueryParams) -> Query:
@@ -90,7 +90,7 @@ class Query:
             _limit(given.get("limit", str(USUAL))),
             frozenset(_state(name) for name in given.getlist("status")),
             given.get("filename", "").casefold(),
-            _NOT_IN_PLATES.sub("", given.get("plate", "").upper()),
+            _plate(given.get("plate", "")),
         )
 
     def wants(self, listed: Listed, resource: JobResource) -> bool:
@@ -152,12 +152,17 @@ class Jobs:
                     return JobPage(jobs=found, next=_cursor(place))
         return JobPage(jobs=found, next=_cursor(place))
 
-    async def _shows(self, job_id: str, plate: str) -> bool:
+    async def _shows(self, job_id: str, plate: str | None) -> bool:
         """Tell whether the result of a job has this plate, or one with this in it."""
-        if not plate:
+        if plate is None:
             return True
-        result = await to_thread.run_sync(self._data.result, job_id)
-        return result is not None and any(plate in text for text in _texts(result))
+        # What has no letter and no digit is in no plate.
+        result = await to_thread.run_sync(self._data.result, job_id) if plate else None
+        return result is not None and any(str(plate) in text for text in _texts(result))
+
+
+def _plate(text: str) -> str | None:
+    return _NOT_IN_PLATES.sub("", text.upper()) if text else None
 
 
 def _texts(result: bytes) -> Iterator[str]:

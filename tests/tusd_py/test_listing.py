@@ -152,6 +152,8 @@ def test_jobs_are_found_by_state_time_filename_and_plate(api: Api) -> None:
     assert api.listed(filename="CARS.mp4") == [failed]
     assert api.listed(plate="ab12 cd") == [done]
     assert api.listed(plate="AB12CDEF") == []
+    assert api.listed(plate="--") == []
+    assert len(api.listed(plate="")) > 1
     # 12:36:05.25 and 12:36:15.25 of that day.
     assert api.listed(created_before="2025-11-27T12:36:15Z") == [old]
     assert api.listed(created_before="2025-11-27T12:36:15.25Z") == [old]
