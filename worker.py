@@ -19,7 +19,13 @@ import structlog
 
 from processing import engines, pipeline, spans
 from processing.container import HEAD_SIZE, looks_like_still, looks_like_video
-from processing.errors import EmptyVideo, NotAVideo, ProcessingError, Unseekable
+from processing.errors import (
+    EmptyVideo,
+    NotAVideo,
+    ProcessingError,
+    ReaderUnavailable,
+    Unseekable,
+)
 from processing.findings import Findings
 from processing.options import InvalidOption, Options
 from processing.pipeline import Progress
@@ -358,7 +364,11 @@ def work(settings: Settings) -> None:
 
 
 def _build(settings: Settings) -> None:
-    _built.set(choose_engine(settings))
+    try:
+        _built.set(choose_engine(settings))
+    except ReaderUnavailable as error:
+        # Each job would tell its client; who runs the worker hears of it before there is one.
+        log.error("worker.no_reader", reason=str(error))  # noqa: TRY400  the sentence says it all
 
 
 @contextmanager

@@ -73,6 +73,13 @@ def test_without_a_worker_an_upload_ends_pending_and_a_worker_that_comes_complet
     assert tus.wait_for_job(upload)["status"] == "failed"
 
 
+def test_a_worker_whose_reader_cannot_run_says_so_before_there_is_a_job(site: Site) -> None:
+    site.serve()
+    worker = site.work(PLATE_READER="builtin", PLATE_MODEL_DIR=str(site.directory))
+    found = worker.wait_for(r"worker\.no_reader +reason=(.*)")
+    assert "needs plate-recogniser.onnx in PLATE_MODEL_DIR" in found[1]
+
+
 def test_without_its_redis_serve_stays_up_answers_503_and_works_when_that_comes(
     site: Site, new_site: Callable[..., Site]
 ) -> None:
