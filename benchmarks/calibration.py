@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from processing.result import Text
     from processing.video import Image
 
-PICTURES = range(2000, 2550)
-FILMS = range(2000, 2060)
+PICTURES = range(2000, 2580)
+FILMS = range(2000, 2080)
 # How much each figure is held near that which is likely of any reader. All drawn plates have the
 # form of a region's, so that nothing can be learnt of those that have none.
 TRUST = (1.0, 1.0, 1000.0, 1.0, 1.0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # Nothing is surer than this, and nothing more hopeless. What is wrong above it are look-alikes, of
 # which readers are as sure as of all else.
-BOUNDS = 0.01, 0.99
+BOUNDS = 0.01, 0.98
 
 
 @dataclass(frozen=True, slots=True)

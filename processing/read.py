@@ -57,7 +57,7 @@ class RapidOcrReader:
     name = "rapidocr"
     # Measured: text lines are found too high for it, and colours distract it.
     views = (View((0.02, -0.1)), View(tone="grey"), View((-0.03, -0.12), "stretched"))
-    calibration = Calibration(offset=-1.91, certainty=0.87, form=0.51, video=2.78, rarity=-3.23)
+    calibration = Calibration(offset=-2.1, certainty=1.02, form=0.51, video=2.74, rarity=-3.19)
 
     def __init__(self, threads: int = 2) -> None:
         # Measured: of the 320 pixels of width that it pads to, plates need 224, for all it reads.
@@ -94,7 +94,7 @@ class AlprReader:
     name = "alpr"
     # Measured: without a margin the outer characters of tight boxes suffer, and none fits all.
     views = (View((0.04, 0.06)), View((0.02, 0.03)), View((0.06, 0.09)), View((0.1, 0.1)))
-    calibration = Calibration(offset=-2.63, certainty=1.21, form=0.5, video=2.51, rarity=-4.33)
+    calibration = Calibration(offset=-2.9, certainty=1.39, form=0.5, video=2.56, rarity=-4.15)
 
     def __init__(self, model: Path, config: Path, threads: int = 2) -> None:
         library = import_module("fast_plate_ocr.inference.plate_recognizer")
