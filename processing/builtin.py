@@ -38,7 +38,7 @@ class BuiltinReader:
 
     name = "builtin"
     views = (View(), View((0.04, 0.1)), View((0.02, -0.08)))
-    calibration = Calibration()
+    calibration = Calibration(offset=-1.68, certainty=0.81, form=0.51, video=2.5, rarity=-4.0)
 
     def __init__(self, model: Path, threads: int = 2) -> None:
         self._session = _session(model, threads)

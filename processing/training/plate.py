@@ -58,7 +58,9 @@ class Row:
 
 def draw(layout: Layout, faces: Sequence[Typeface], dice: Dice) -> Drawing:
     """Draw a plate with a typeface chosen among some."""
-    row = run(layout.text, dice.among(faces), dice)
+    # Many authorities have one shape for both, so that only its place tells a letter.
+    same = layout.style not in {"us", "sign"} and dice.odds(0.5)
+    row = run(layout.text.replace("O", "0") if same else layout.text, dice.among(faces), dice)
     left = dice.whole(3, 22) + (BAND if layout.country else 0)
     right, top = dice.whole(3, 22), _room(layout.above, dice)
     height, width = HEIGHT + top + _room(layout.below, dice), row.mask.shape[1] + left + right
