@@ -57,8 +57,8 @@ class Cors:
             "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
             "allow_headers": ["*"],
             "expose_headers": EXPOSED,
-            # A server in a private network may be asked by pages from outside: by those named.
-            "allow_private_network": True,
+            # Into a private network pages from outside are let only where they are named.
+            "allow_private_network": "*" not in allowed,
             "max_age": 86_400,
         }
         self._allows = allowed != ["none"]

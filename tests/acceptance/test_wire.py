@@ -499,10 +499,14 @@ def test_a_page_may_read_what_it_needs_of_refusals_too(tus: Tus) -> None:
         assert ours <= set(exposed)
 
 
-def test_a_page_from_outside_may_upload_to_a_server_in_a_private_network(tus: Tus) -> None:
+def test_a_page_from_outside_gets_into_a_private_network_only_where_it_is_named(
+    tus: Tus, new_site: Callable[..., Site]
+) -> None:
     asked = {"Access-Control-Request-Method": "PATCH"}
     private = {"Access-Control-Request-Private-Network": "true"}
-    answer = tus.request("OPTIONS", "/files/x", PAGE | asked | private)
+    assert tus.request("OPTIONS", "/files/x", PAGE | asked | private).status == 400
+    named = Tus(new_site(CORS_ORIGINS="https://page.example").serve().port)
+    answer = named.request("OPTIONS", "/files/x", PAGE | asked | private)
     assert answer.status == 200
     assert answer.headers["access-control-allow-private-network"] == "true"
 
