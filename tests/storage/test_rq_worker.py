@@ -280,13 +280,15 @@ def test_an_idle_worker_ends_on_sigterm(place: Place) -> None:
     assert place.jobs.workers() == 0
 
 
-def test_a_worker_waits_for_redis_and_outlives_its_end(tmp_path: Path, video: bytes) -> None:
+def test_a_worker_waits_for_redis_and_outlives_its_end(
+    tmp_path: Path, video: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
     with Embedded(tmp_path / "redis") as server:
         place = Place(tmp_path / "data", server.url)
         place.data.prepare()
         server.close()
         process = place.work()
-        time.sleep(1)
+        wait_until(lambda: any("redis.away" in text for text in capfd.readouterr()))
         server.start()
         try:
             wait_until(lambda: place.jobs.workers() == 1)
@@ -295,6 +297,7 @@ def test_a_worker_waits_for_redis_and_outlives_its_end(tmp_path: Path, video: by
             with Redis.from_url(server.url) as client:
                 pid = int(client.info("server")["process_id"])
             os.kill(pid, signal.SIGKILL)
+            # It may not notice before its job ends: only the outage has to last a moment.
             time.sleep(1)
             server.ensure()
             wait_until(lambda: completed(place, upload_id))
